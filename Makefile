@@ -1,0 +1,46 @@
+# make test | demo | bench | lint | clean. The first run makes .venv; later ones redo only what changed.
+
+TORCH := torch==2.13.0
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+SOURCES := setup.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
+
+.PHONY: test demo bench lint clean
+
+test: .venv/native
+	$(PY) -m pytest
+
+demo: .venv/demo
+	$(PY) examples/demo.py
+
+bench: .venv/bench
+	$(PY) -m benchmarks
+
+lint: .venv/tools
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# torch comes first and pinned: as a dependency it would be the newest, with several GB of CUDA packages.
+# The build tools come next, because the package is built without isolation, against this torch.
+.venv/tools:
+	python3 -m venv .venv
+	$(PIP) $(TORCH)
+	$(PIP) --upgrade 'setuptools>=77' wheel cmake ninja 'pybind11>=2.13' ruff
+	touch $@
+
+.venv/native: .venv/tools $(SOURCES)
+	$(PIP) --no-build-isolation --editable '.[test]'
+	touch $@
+
+.venv/demo: .venv/native
+	$(PIP) --no-build-isolation --editable '.[demo]'
+	touch $@
+
+# The published contenders declare far more than they use here: the second list goes in without dependencies.
+.venv/bench: .venv/native benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
+	$(PIP) --requirement benchmarks/requirements.txt
+	$(PIP) --no-deps --requirement benchmarks/requirements-nodeps.txt
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info equifast/*.so equifast/_build.json

@@ -1,0 +1,153 @@
+"""`python -m equifast.info [--json]`: versions, build, devices, and each backend usable or the reason.
+
+Every probe is guarded, and nothing but the standard library is imported outside one: this is what to run when
+all else fails.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+
+VECTOR_BITS = {"baseline": 128, "avx2": 256, "avx512": 512}
+VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "PYTORCH_NVML_BASED_CUDA_CHECK",
+    "TRITON_INTERPRET",
+)
+
+
+def guarded(probe: Callable[[], object]) -> object:
+    """The probe's answer, or its failure as text."""
+    try:
+        return probe()
+    except Exception as error:
+        return f"error: {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def versions() -> dict:
+    def installed(name):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    def imported_torch():
+        import torch
+
+        return torch.__version__
+
+    def equifast_version():
+        import equifast
+
+        return equifast.__version__
+
+    return {
+        "equifast": guarded(equifast_version),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": guarded(imported_torch),
+        "triton": guarded(lambda: installed("triton")),
+        "numpy": guarded(lambda: installed("numpy")),
+    }
+
+
+def build() -> dict:
+    from equifast import native
+
+    return native.build_info() or {"native": False, "reason": "this source tree was never built"}
+
+
+def cpu() -> dict:
+    def helper():
+        from equifast import _helper
+
+        return _helper
+
+    def threads():
+        import torch
+
+        return torch.get_num_threads()
+
+    def torch_capability():
+        import torch
+
+        return torch.backends.cpu.get_cpu_capability()
+
+    return {
+        "cores": os.cpu_count(),
+        "threads": guarded(threads),
+        "isa": guarded(lambda: helper().isa()),
+        "vector_bits": guarded(lambda: VECTOR_BITS[helper().isa()]),
+        "isas_built": guarded(lambda: helper().isas_built()),
+        "isas_supported": guarded(lambda: helper().supported_isas()),
+        "torch_capability": guarded(torch_capability),
+    }
+
+
+def cuda() -> dict:
+    import torch
+
+    def device(index):
+        properties = torch.cuda.get_device_properties(index)
+        return {
+            "name": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "memory_gib": round(properties.total_memory / 2**30, 1),
+        }
+
+    return {
+        "torch_built_for": torch.version.cuda or "no CUDA",
+        "devices": guarded(lambda: [device(index) for index in range(torch.cuda.device_count())]),
+    }
+
+
+def backends() -> dict:
+    from equifast import backends
+
+    return {
+        **{name: reason or "usable" for name, reason in backends.available().items()},
+        "chosen": {device: guarded(lambda d=device: backends.choose(d)) for device in ("cpu", "cuda")},
+    }
+
+
+def environment() -> dict:
+    return {k: v for k, v in sorted(os.environ.items()) if k.startswith("EQUIFAST_") or k in VARIABLES}
+
+
+def collect() -> dict:
+    """Everything that the command prints, as JSON-compatible values."""
+    sections = (versions, build, cpu, cuda, backends, environment)
+    return {section.__name__: guarded(section) for section in sections}
+
+
+def lines(section: dict, indent: str = "") -> Iterator[str]:
+    """The same, to be read by a person."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield f"{indent}{key}:" if value else f"{indent}{key}: none"
+            yield from lines(value, indent + "  ")
+        else:
+            items = value if isinstance(value, list) else [value]
+            text = ", ".join(
+                item if isinstance(item, str) else json.dumps(item, default=str) for item in items
+            )
+            yield f"{indent}{key + ':':<18} {text or 'none'}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m equifast.info", description="What equifast finds here.")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    found = collect()
+    print(json.dumps(found, indent=2, default=str) if options.json else "\n".join(lines(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
