@@ -1,0 +1,86 @@
+"""Argument checks shared by the public functions: each names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def shape(t: Tensor) -> str:
+    return str(tuple(t.shape))
+
+
+def tensor(name: str, t: object) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name}: expected a Tensor, got {type(t).__name__}")
+
+
+def floating(name: str, t: Tensor) -> None:
+    if t.dtype not in DTYPES:
+        raise TypeError(f"{name}: expected float64, float32, float16 or bfloat16, got {t.dtype}")
+
+
+def images(name: str, x: object) -> None:
+    tensor(name, x)
+    if x.dim() != 4:
+        raise ValueError(f"{name}: expected (B, C, H, W), got {shape(x)}")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name}: expected at least one channel, row and column, got {shape(x)}")
+    floating(name, x)
+
+
+def same_device(**tensors: Tensor | None) -> None:
+    present = {name: t for name, t in tensors.items() if t is not None}
+    (first, head), *rest = present.items()
+    for name, t in rest:
+        if t.device != head.device:
+            raise ValueError(f"{name}: expected the device of {first}, {head.device}, got {t.device}")
+
+
+def same_dtype(**tensors: Tensor | None) -> None:
+    present = {name: t for name, t in tensors.items() if t is not None}
+    (first, head), *rest = present.items()
+    if torch.is_autocast_enabled(head.device.type):
+        return  # autocast brings them to one dtype
+    for name, t in rest:
+        if t.dtype != head.dtype:
+            raise TypeError(f"{name}: expected the dtype of {first}, {head.dtype}, got {t.dtype}")
+
+
+def one_of(name: str, value: object, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def padding_mode(value: object) -> None:
+    one_of("padding_mode", value, ("border", "zeros"))
+
+
+def orbit_rows(name: str, t: Tensor, order: int) -> None:
+    if t.shape[0] % order:
+        raise ValueError(f"{name}: expected E·B rows with E = {order}, got {shape(t)}")
+
+
+def channels(name: str, x: Tensor, representation: str, order: int) -> None:
+    count = x.shape[1]
+    if representation == "regular" and count % order:
+        raise ValueError(f"{name}: expected channels divisible by E = {order} for 'regular', got {count}")
+    if representation == "vector" and count % 2:
+        raise ValueError(f"{name}: expected an even number of channels for 'vector', got {count}")
+
+
+def elements(name: str, ids: object, batch: int, order: int) -> None:
+    tensor(name, ids)
+    if ids.dtype != torch.int64:
+        raise TypeError(f"{name}: expected int64 ids, got {ids.dtype}")
+    if ids.shape != (batch,):
+        raise ValueError(f"{name}: expected ({batch},), got {shape(ids)}")
+    # On a GPU, reading the ids would wait for the stream; under a compiler, it would break the graph.
+    if batch and ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (int(v) for v in torch.aminmax(ids))
+        if low < 0 or high >= order:
+            raise ValueError(f"{name}: expected ids in [0, {order}), got {low if low < 0 else high}")

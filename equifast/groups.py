@@ -1,0 +1,142 @@
+"""Finite groups of planar rotations and reflections, and the action tables that kernels read.
+
+An element is an integer id ``e = r·n + j`` standing for ``g_e = R(2πj/n) · F^r``: a left-right flip ``F`` if ``r`` is 1,
+then a counter-clockwise rotation (as displayed). Ids are integers everywhere; a float angle never names an element.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+Matrix = tuple[float, float, float, float]
+
+#: Floats per row of an action table: the exact-permutation code, then a 2×2 matrix in row-major order.
+ROW = 5
+
+
+@dataclass(frozen=True)
+class Group:
+    """C_n (``reflections=False``) or D_n (``reflections=True``); ids run over ``range(order)``, 0 is the identity."""
+
+    n: int
+    reflections: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, int):
+            raise TypeError(f"n: expected an int, got {type(self.n).__name__}")
+        if self.n < 1:
+            raise ValueError(f"n: expected at least 1 rotation, got {self.n}")
+
+    @property
+    def order(self) -> int:
+        """Number of elements, E in the shapes of this package."""
+        return 2 * self.n if self.reflections else self.n
+
+    @property
+    def name(self) -> str:
+        return f"{'D' if self.reflections else 'C'}{self.n}"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def element(self, rotation: int, reflection: int = 0) -> int:
+        """Id of ``R(2π·rotation/n) · F^reflection``; ``rotation`` is taken modulo n."""
+        if reflection not in (0, 1) or (reflection and not self.reflections):
+            raise ValueError(f"reflection: {self.name} has none numbered {reflection}")
+        return reflection * self.n + rotation % self.n
+
+    def split(self, element: int) -> tuple[int, int]:
+        """The pair ``(j, r)`` of an id."""
+        if not 0 <= element < self.order:
+            raise ValueError(f"element: expected an id in [0, {self.order}) for {self.name}, got {element}")
+        return element % self.n, element // self.n
+
+    def compose(self, g: int, h: int) -> int:
+        """Id of g·h (h acts first): ``R^a F^r · R^b F^s = R^(a + (−1)^r b) F^(r+s)``."""
+        (a, r), (b, s) = self.split(g), self.split(h)
+        return self.element(a - b if r else a + b, (r + s) % 2)
+
+    def inverse(self, g: int) -> int:
+        """Id of g⁻¹; every reflection is its own."""
+        j, r = self.split(g)
+        return g if r else self.element(-j)
+
+    def matrix(self, g: int) -> Matrix:
+        """g as a row-major 2×2 matrix on image coordinates (x right, y down) about the centre."""
+        code, *base = self.action_table(inverse=True)[ROW * g : ROW * (g + 1)]
+        return multiply(tuple(base), quarter_turn(int(code)))
+
+    def action_table(self, *, inverse: bool) -> tuple[float, ...]:
+        """What kernels know of the group: ``order`` rows of ``(code, b00, b01, b10, b11)``.
+
+        Row e makes ``g_e⁻¹·x`` if ``inverse``, else ``g_e·x``, by reading the source at ``B·Q`` times the output
+        position: ``Q`` is the exact permutation ``code = q + 4r`` (q quarter turns after r flips), ``B`` a rotation by
+        less than a quarter turn, the identity for the elements that map a square pixel grid onto itself.
+        """
+        return _action_table(self.n, self.reflections, inverse)
+
+
+class CyclicGroup(Group):
+    """C_n: the rotations by multiples of 360°/n."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n, False)
+
+
+class DihedralGroup(Group):
+    """D_n: the rotations by multiples of 360°/n, and each of them after a left-right flip."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n, True)
+
+
+def as_group(group: Group | str) -> Group:
+    """A ``Group`` from itself or from its name, such as ``"C4"`` or ``"D8"``."""
+    if isinstance(group, Group):
+        return group
+    if not isinstance(group, str):
+        raise TypeError(f"group: expected a Group or a name such as 'C4', got {type(group).__name__}")
+    match = re.fullmatch(r"([CD])([1-9]\d*)", group)
+    if match is None:
+        raise ValueError(f"group: expected 'C<n>' or 'D<n>' with n ≥ 1, got {group!r}")
+    return (DihedralGroup if match[1] == "D" else CyclicGroup)(int(match[2]))
+
+
+def quarter_turn(code: int) -> Matrix:
+    """``R(90°)^q · F^r`` for ``code = q + 4r``, exactly, on coordinates (x right, y down)."""
+    q, r = code % 4, code // 4
+    c, s = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[q]
+    return (-c if r else c, s, s if r else -s, c)
+
+
+def multiply(a: Matrix, b: Matrix) -> Matrix:
+    """Product of two row-major 2×2 matrices; exact when one of them is a signed permutation."""
+    return (
+        a[0] * b[0] + a[1] * b[2],
+        a[0] * b[1] + a[1] * b[3],
+        a[2] * b[0] + a[3] * b[2],
+        a[2] * b[1] + a[3] * b[3],
+    )
+
+
+def _cosine(k: int, n: int) -> float:
+    """cos(90°·k/n) for 0 ≤ k ≤ n, such that ``_cosine(n - k, n)`` is the matching sine to the last bit."""
+    if 2 * k <= n:
+        return math.cos(math.pi / 2 * k / n)
+    return math.sin(math.pi / 2 * (n - k) / n)
+
+
+@lru_cache(maxsize=256)
+def _action_table(n: int, reflections: bool, inverse: bool) -> tuple[float, ...]:
+    rows: list[float] = []
+    for r in range(2 if reflections else 1):
+        for j in range(n):
+            # g·x reads x at g⁻¹p, and g⁻¹·x reads it at gp; a reflection is its own inverse.
+            turns = j if inverse or r else -j % n
+            quarters, remainder = divmod(4 * turns, n)
+            c, s = _cosine(remainder, n), _cosine(n - remainder, n)
+            rows += (quarters + 4 * r, c, s, -s, c)
+    return tuple(float(v) for v in rows)

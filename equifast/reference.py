@@ -1,0 +1,228 @@
+"""Every op in plain eager PyTorch: the definition, the oracle of the tests, and the fallback where no kernel can run.
+
+All functions differentiate through PyTorch's own autograd. Shapes: B batch, C channels, E = ``group.order``, d vector
+size; orbits are element-major, row ``e·B + b``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .groups import ROW, Group, Matrix, as_group, multiply, quarter_turn
+from .representations import channel_action
+
+IDENTITY: Matrix = (1.0, 0.0, 0.0, 1.0)
+
+#: Sample offsets are rounded to this many steps a pixel: then 1 − fraction is exact in float32, sums of offsets are
+#: exact in float64, and interpolation commutes bit for bit with the exact elements.
+STEPS = 2.0**24
+
+
+class OrbitScores(NamedTuple):
+    """What `orbit_scores` returns: activations (B, E), probabilities (B, E), element (B,) int64."""
+
+    activations: Tensor
+    probabilities: Tensor
+    element: Tensor
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, float32 for everything narrower: no kernel sums in half precision."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def rows(table: Sequence[float]) -> list[tuple[int, Matrix]]:
+    """A flat action table as ``(code, base)`` pairs."""
+    return [(int(table[i]), tuple(table[i + 1 : i + ROW])) for i in range(0, len(table), ROW)]
+
+
+def factor(code: int, base: Matrix, *, square: bool) -> tuple[int, Matrix]:
+    """The same action with a permutation that maps the pixel grid onto itself: off squares, half turns and flips only."""
+    if square or code % 2 == 0:
+        return code, base
+    return code - 1, multiply(base, quarter_turn(1))
+
+
+def sample(x: Tensor, row: tuple[int, Matrix], padding_mode: str = "border") -> Tensor:
+    """Read ``x (…, H, W)`` at ``B·Q·p`` for every output position p: interpolate by B, then permute by Q."""
+    code, base = factor(*row, square=x.shape[-1] == x.shape[-2])
+    if base != IDENTITY:
+        x = _interpolate(x, base, padding_mode)
+    x = torch.rot90(x, -(code % 4), (-2, -1))
+    return x.flip(-1) if code >= 4 else x
+
+
+def sample_adjoint(y: Tensor, row: tuple[int, Matrix], padding_mode: str = "border") -> Tensor:
+    """The transpose of `sample` as a linear map of ``(…, H, W)``."""
+    code, base = factor(*row, square=y.shape[-1] == y.shape[-2])
+    y = y.flip(-1) if code >= 4 else y
+    y = torch.rot90(y, code % 4, (-2, -1))
+    return y if base == IDENTITY else _interpolate_adjoint(y, base, padding_mode)
+
+
+def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Tensor:
+    """Every ``g_e⁻¹·x``: (B, C, H, W) → (E·B, C, H, W)."""
+    table = as_group(group).action_table(inverse=True)
+    return torch.cat([sample(x, row, padding_mode) for row in rows(table)])
+
+
+def orbit_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    group: Group | str,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    padding_mode: str = "border",
+) -> Tensor:
+    """``F.conv2d(orbit(x), weight, bias)``: (B, C, H, W) → (E·B, C_out, H', W')."""
+    return F.conv2d(orbit(x, group, padding_mode=padding_mode), weight, bias, stride, padding, dilation)
+
+
+def orbit_scores(
+    vectors: Tensor,
+    reference: Tensor,
+    *,
+    group: Group | str,
+    beta: float = 1.0,
+    similarity: str = "cosine",
+) -> OrbitScores:
+    """Similarity of each of E·B vectors (E·B, d) with the reference (d,), softmax over the group, arg max."""
+    order = as_group(group).order
+    wide = accumulate_dtype(vectors.dtype)
+    v = vectors.to(wide).reshape(order, vectors.shape[0] // order, vectors.shape[1])
+    r = reference.to(wide)
+    scores = F.cosine_similarity(v, r, dim=-1) if similarity == "cosine" else v @ r
+    return select(scores.t(), beta, vectors.dtype)
+
+
+def select(scores: Tensor, beta: float = 1.0, dtype: torch.dtype | None = None) -> OrbitScores:
+    """Softmax of ``beta·scores`` over the group and the lowest id of the maximum; scores (B, E).
+
+    A sample with a non-finite score gets the identity and NaN probabilities.
+    """
+    dtype = dtype or scores.dtype
+    finite = scores.isfinite().all(1, keepdim=True)
+    probabilities = torch.where(finite, scores * beta, torch.nan).softmax(1)
+    ids = torch.arange(scores.shape[1], device=scores.device)
+    best = scores.amax(1, keepdim=True)
+    element = torch.where(finite & (scores == best), ids, scores.shape[1]).amin(1)
+    element = torch.where(finite.squeeze(1), element, 0)
+    return OrbitScores(scores.to(dtype), probabilities.to(dtype), element)
+
+
+def act(
+    x: Tensor,
+    element: Tensor,
+    *,
+    group: Group | str,
+    inverse: bool = False,
+    representation: str = "trivial",
+    padding_mode: str = "border",
+) -> Tensor:
+    """Per-sample ``g·x``, or ``g⁻¹·x`` if ``inverse``, for ids ``element`` (B,): (B, C, H, W) → the same."""
+    group = as_group(group)
+    table = rows(group.action_table(inverse=inverse))
+    channels = channel_action(group, representation, inverse=inverse)
+    out = x
+    for e in element.unique().tolist():
+        mine = (element == e).nonzero().squeeze(1)
+        moved = transform_channels(sample(x[mine], table[e], padding_mode), *channels, e)
+        out = out.index_put((mine,), moved)
+    return out.clone() if out is x else out
+
+
+def orbit_average(
+    y: Tensor,
+    weights: Tensor,
+    *,
+    group: Group | str,
+    representation: str = "trivial",
+    padding_mode: str = "border",
+) -> Tensor:
+    """``Σ_e weights[:, e] · g_e·y_e``: (E·B, C, H, W) and (B, E) → (B, C, H, W)."""
+    group = as_group(group)
+    wide = accumulate_dtype(y.dtype)
+    members = y.to(wide).reshape(group.order, y.shape[0] // group.order, *y.shape[1:])
+    channels = channel_action(group, representation, inverse=False)
+    total = torch.zeros_like(members[0])
+    for e, row in enumerate(rows(group.action_table(inverse=False))):
+        moved = transform_channels(sample(members[e], row, padding_mode), *channels, e)
+        total = total + weights[:, e, None, None, None].to(wide) * moved
+    return total.to(y.dtype)
+
+
+def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = False) -> Tensor:
+    """Mean over (B, E, E) of ``|⟨v_e, v_h⟩|·[e ≠ h]``; vectors (E·B, d)."""
+    order = as_group(group).order
+    wide = accumulate_dtype(vectors.dtype)
+    v = vectors.to(wide).reshape(order, vectors.shape[0] // order, vectors.shape[1]).transpose(0, 1)
+    if normalize:
+        v = F.normalize(v, dim=-1)
+    gram = v @ v.transpose(1, 2)
+    apart = 1 - torch.eye(order, dtype=wide, device=v.device)
+    return (gram * apart).abs().mean().to(vectors.dtype)
+
+
+def transform_channels(x: Tensor, permutation: Sequence[int], mixing: Sequence[float], element: int) -> Tensor:
+    """ρ of one element, as `representations.channel_action` gives it, on dimension −3 of ``x (…, C, H, W)``."""
+    if permutation:
+        size = round(len(permutation) ** 0.5)
+        source = torch.tensor(permutation[element * size : (element + 1) * size], device=x.device)
+        return x.unflatten(-3, (-1, size)).index_select(-3, source).flatten(-4, -3)
+    if mixing:
+        a, b, c, d = mixing[4 * element : 4 * element + 4]
+        u, v = x[..., 0::2, :, :], x[..., 1::2, :, :]
+        wide = accumulate_dtype(x.dtype)
+        u, v = u.to(wide), v.to(wide)
+        return torch.stack((a * u + b * v, c * u + d * v), -3).flatten(-4, -3).to(x.dtype)
+    return x
+
+
+def _axis(position: Tensor, size: int, padding_mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Neighbours and weights along one axis: ``(index, next index, weight, next weight)``."""
+    if padding_mode == "border":
+        position = position.clamp(0, size - 1)
+    first = position.floor().clamp(0, max(size - 2, 0))
+    near = (1 - (position - first).abs()).clamp(min=0)
+    far = (1 - (position - first - 1).abs()).clamp(min=0) * (size > 1)
+    return first.long(), (first.long() + 1).clamp(max=size - 1), near, far
+
+
+def _footprint(
+    base: Matrix, height: int, width: int, padding_mode: str, like: Tensor
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The four flat source indices of every output pixel, each with its weight, (H·W,)."""
+    dx = torch.arange(width, dtype=torch.float64, device=like.device) - (width - 1) / 2
+    dy = torch.arange(height, dtype=torch.float64, device=like.device)[:, None] - (height - 1) / 2
+    grid = [(m * d * STEPS).round() / STEPS for m, d in zip(base, (dx, dy, dx, dy), strict=True)]
+    x0, x1, ax, bx = _axis((width - 1) / 2 + (grid[0] + grid[1]), width, padding_mode)
+    y0, y1, ay, by = _axis((height - 1) / 2 + (grid[2] + grid[3]), height, padding_mode)
+    ax, bx, ay, by = (w.to(accumulate_dtype(like.dtype)) for w in (ax, bx, ay, by))
+    corners = ((y0, x0, ay * ax), (y1, x1, by * bx), (y0, x1, ay * bx), (y1, x0, by * ax))
+    return tuple(((y * width + x).flatten(), w.flatten()) for y, x, w in corners)
+
+
+def _interpolate(x: Tensor, base: Matrix, padding_mode: str) -> Tensor:
+    height, width = x.shape[-2:]
+    flat = x.to(accumulate_dtype(x.dtype)).flatten(-2)
+    terms = [flat[..., i] * w for i, w in _footprint(base, height, width, padding_mode, x)]
+    # Opposite corners first: a quarter turn or a flip swaps the two sums, and addition commutes exactly.
+    value = (terms[0] + terms[1]) + (terms[2] + terms[3])
+    return value.to(x.dtype).unflatten(-1, (height, width))
+
+
+def _interpolate_adjoint(y: Tensor, base: Matrix, padding_mode: str) -> Tensor:
+    height, width = y.shape[-2:]
+    flat = y.to(accumulate_dtype(y.dtype)).flatten(-2)
+    total = torch.zeros_like(flat)
+    for index, weight in _footprint(base, height, width, padding_mode, y):
+        total = total.index_add(-1, index, flat * weight)
+    return total.to(y.dtype).unflatten(-1, (height, width))
