@@ -1,0 +1,91 @@
+// What a group element does to a pixel grid: shared by every kernel, on the host and on the device.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define EQUIFAST_HD __host__ __device__
+#else
+#define EQUIFAST_HD
+#endif
+
+namespace equifast {
+
+// On image coordinates (x right, y down) about the centre ((W-1)/2, (H-1)/2).
+struct Matrix {
+  double xx, xy, yx, yy;
+
+  EQUIFAST_HD bool operator==(const Matrix& o) const {
+    return xx == o.xx && xy == o.xy && yx == o.yx && yy == o.yy;
+  }
+  EQUIFAST_HD bool is_identity() const { return *this == Matrix{1, 0, 0, 1}; }
+};
+
+EQUIFAST_HD inline Matrix operator*(const Matrix& a, const Matrix& b) {
+  return {a.xx * b.xx + a.xy * b.yx, a.xx * b.xy + a.xy * b.yy, a.yx * b.xx + a.yy * b.yx, a.yx * b.xy + a.yy * b.yy};
+}
+
+// R(90°)^q F^r for code = q + 4r: F flips left-right and acts first, R turns counter-clockwise as displayed.
+EQUIFAST_HD inline Matrix quarter_turn(int code) {
+  const int q = code & 3;
+  const double c = q == 0 ? 1 : q == 2 ? -1 : 0, s = q == 1 ? 1 : q == 3 ? -1 : 0, f = code & 4 ? -1 : 1;
+  return {f * c, s, -f * s, c};
+}
+
+// One row of an action table: the output at p is the source at base · quarter_turn(code) · p.
+struct Action {
+  int code;
+  Matrix base;
+
+  EQUIFAST_HD bool exact() const { return base.is_identity(); }
+  EQUIFAST_HD Matrix matrix() const { return base * quarter_turn(code); }
+};
+
+// The same action with a permutation that maps this grid onto itself: off squares, only half turns and flips do.
+EQUIFAST_HD inline Action factor(const Action& a, bool square) {
+  if (square || !(a.code & 1)) return a;
+  return {a.code - 1, a.base * quarter_turn(1)};
+}
+
+// The code of the inverse permutation: a flip after a turn is its own inverse.
+EQUIFAST_HD inline int inverse_code(int code) { return code & 4 ? code : -code & 3; }
+
+// Source pixel of output pixel (i, j) under a permutation: on each axis it follows i or j, upwards or downwards.
+struct Permutation {
+  bool transposed;   // the source row follows j and the source column follows i
+  bool reverse_row;  // the source row counts down
+  bool reverse_col;  // the source column counts down
+
+  EQUIFAST_HD explicit Permutation(int code) {
+    const Matrix m = quarter_turn(code);
+    transposed = code & 1;
+    reverse_row = (transposed ? m.yx : m.yy) < 0;
+    reverse_col = (transposed ? m.xy : m.xx) < 0;
+  }
+};
+
+// Sample offsets are rounded to 2^-24 pixel: then 1 - fraction is exact in float, sums of offsets are exact in double,
+// and interpolation commutes bit for bit with the exact permutations.
+EQUIFAST_HD inline double sample_offset(double coefficient, double distance) {
+  constexpr double kSteps = 16777216.0;
+  return std::nearbyint(coefficient * distance * kSteps) / kSteps;
+}
+
+// The two neighbours of a position along an axis, first and first + 1, and their bilinear weights.
+struct Tap {
+  double first, near, far;
+};
+
+EQUIFAST_HD inline double at_least(double v, double bound) { return v > bound ? v : bound; }
+EQUIFAST_HD inline double at_most(double v, double bound) { return v < bound ? v : bound; }
+
+EQUIFAST_HD inline Tap bilinear_tap(double position, double size, bool border) {
+  if (border) position = at_most(at_least(position, 0), size - 1);
+  const double first = at_least(at_most(std::floor(position), size - 2), 0);
+  const double near = at_least(1 - std::fabs(position - first), 0);
+  const double far = at_least(1 - std::fabs(position - first - 1), 0);
+  return {first, near, size > 1 ? far : 0};
+}
+
+}  // namespace equifast

@@ -1,0 +1,21 @@
+// The torch library: every schema (from equifast/ops/schemas.txt, the one list), and the CPU kernels behind them.
+#include <torch/csrc/stable/library.h>
+
+#include "schemas.h"
+#include "score_ops.h"
+#include "warp_ops.h"
+
+STABLE_TORCH_LIBRARY_FRAGMENT(equifast, m) {
+  for (const char* schema : kSchemas) m.def(schema);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(equifast, CPU, m) {
+  m.impl("orbit", TORCH_BOX(&equifast::orbit));
+  m.impl("act", TORCH_BOX(&equifast::act));
+  m.impl("orbit_average", TORCH_BOX(&equifast::orbit_average));
+  m.impl("orbit_inner", TORCH_BOX(&equifast::orbit_inner));
+  m.impl("orbit_scores", TORCH_BOX(&equifast::orbit_scores));
+  m.impl("orbit_scores_backward", TORCH_BOX(&equifast::orbit_scores_backward));
+  m.impl("contrastive_loss", TORCH_BOX(&equifast::contrastive_loss));
+  m.impl("contrastive_loss_backward", TORCH_BOX(&equifast::contrastive_loss_backward));
+}
