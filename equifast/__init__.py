@@ -1,0 +1,43 @@
+"""equifast: fused kernels that make a pretrained vision network equivariant by canonicalization.
+
+Start with `canonicalize` or `nn.Canonicalizer`; every op it is made of is here too, and in `reference` in plain PyTorch.
+``python -m equifast.info`` tells what this installation can run.
+"""
+
+__version__ = "0.1.0"
+
+try:
+    import torch  # noqa: F401
+except Exception as error:  # so that equifast.info can still tell why
+    _torch_error = error
+
+    def __getattr__(name: str):
+        raise ImportError(f"equifast.{name} needs torch, which can't be imported: {_torch_error}") from _torch_error
+
+else:
+    from . import backends, losses, nn, reference
+    from .canonicalize import CanonicalForm, canonicalize
+    from .groups import CyclicGroup, DihedralGroup, Group, as_group
+    from .nn.fusion import fuse_first_layer
+    from .ops import act, orbit, orbit_average, orbit_conv2d, orbit_scores
+    from .reference import OrbitScores
+
+    __all__ = [
+        "CanonicalForm",
+        "CyclicGroup",
+        "DihedralGroup",
+        "Group",
+        "OrbitScores",
+        "act",
+        "as_group",
+        "backends",
+        "canonicalize",
+        "fuse_first_layer",
+        "losses",
+        "nn",
+        "orbit",
+        "orbit_average",
+        "orbit_conv2d",
+        "orbit_scores",
+        "reference",
+    ]

@@ -1,0 +1,11 @@
+"""The ops: public function, fallback, fake kernel, autograd and autocast of each, one file an op."""
+
+from ..reference import select
+from .act import act
+from .contrastive_loss import contrastive_loss
+from .orbit import orbit
+from .orbit_average import orbit_average
+from .orbit_conv2d import orbit_conv2d
+from .orbit_scores import orbit_scores
+
+__all__ = ["act", "contrastive_loss", "orbit", "orbit_average", "orbit_conv2d", "orbit_scores", "select"]

@@ -1,0 +1,97 @@
+"""`contrastive_loss`: keeps the vectors of one orbit apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import checks, reference
+from ..groups import CyclicGroup, Group, as_group
+from . import _warp
+from ._library import no_double_backward, register
+
+
+def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = False) -> Tensor:
+    """Mean over (B, E, E) of |⟨v_e, v_h⟩|·[e ≠ h], a scalar.
+
+    Equivalent to: ``v = vectors.view(E, B, d).transpose(0, 1)``; ``((v @ v.mT) * (1 - torch.eye(E))).abs().mean()``.
+
+    Args:
+        vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides. Of no samples, NaN.
+        group: a ``Group`` or a name such as ``"C4"``.
+        normalize: compare unit vectors: the loss can't then be had cheaply by shrinking them.
+
+    Raises:
+        ValueError, TypeError: naming the argument that is off.
+
+    Source: EquiOptAdapt (arXiv 2405.14089), as its authors code it.
+    """
+    order = as_group(group).order
+    checks.tensor("vectors", vectors)
+    if vectors.dim() != 2:
+        raise ValueError(f"vectors: expected (E·B, d), got {checks.shape(vectors)}")
+    checks.floating("vectors", vectors)
+    checks.orbit_rows("vectors", vectors, order)
+    return torch.ops.equifast.contrastive_loss(vectors, order, normalize)[0]
+
+
+def _apart(vectors: Tensor, order: int, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors (B, E, d) in the accumulate dtype, perhaps of unit length, those lengths, and their Gram matrix."""
+    v = _warp.unflatten(vectors, order).to(reference.accumulate_dtype(vectors.dtype)).transpose(0, 1)
+    length = v.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    v = v / length if normalize else v
+    return v, length, (v @ v.mT) * (1 - torch.eye(order, dtype=v.dtype, device=v.device))
+
+
+def _eager(vectors, order, normalize):
+    loss = reference.contrastive_loss(vectors, group=CyclicGroup(order), normalize=normalize)
+    return loss, _apart(vectors, order, normalize)[2]
+
+
+def _fake(vectors, order, normalize):
+    wide = reference.accumulate_dtype(vectors.dtype)
+    gram = vectors.new_empty((vectors.shape[0] // order, order, order), dtype=wide)
+    return vectors.new_empty(()), gram
+
+
+def _setup_context(ctx, inputs, output):
+    vectors, _, ctx.normalize = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(vectors, output[1])
+
+
+def _backward(ctx, grad, _):
+    vectors, gram = ctx.saved_tensors
+    grad_vectors = torch.ops.equifast.contrastive_loss_backward(grad, vectors, gram, ctx.normalize)
+    return grad_vectors, None, None
+
+
+register(
+    "contrastive_loss",
+    eager=_eager,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    autocast=lambda dtype: torch.float32,
+)
+
+
+def _backward_eager(grad, vectors, gram, normalize):
+    v, length, _ = _apart(vectors, gram.shape[1], normalize)
+    g = 2 * grad.to(v.dtype) / max(gram.numel(), 1) * (gram.sign() @ v)
+    if normalize:
+        g = (g - (g * v).sum(-1, keepdim=True) * v) / length
+    return g.transpose(0, 1).flatten(0, 1).to(vectors.dtype)
+
+
+def _backward_fake(grad, vectors, gram, normalize):
+    return vectors.new_empty(vectors.shape)
+
+
+register(
+    "contrastive_loss_backward",
+    eager=_backward_eager,
+    fake=_backward_fake,
+    setup_context=lambda ctx, inputs, output: None,
+    backward=no_double_backward("contrastive_loss"),
+)

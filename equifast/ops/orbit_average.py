@@ -1,0 +1,147 @@
+"""`orbit_average`: a weighted mean over the group; and `orbit_inner`, the gradient of its weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..groups import Group, as_group
+from ..reference import accumulate_dtype
+from ..representations import channel_action
+from . import _warp
+from ._library import register
+
+
+def orbit_average(
+    y: Tensor,
+    weights: Tensor,
+    *,
+    group: Group | str,
+    representation: str = "trivial",
+    padding_mode: str = "border",
+) -> Tensor:
+    """Σ_e weights[:, e] · g_e·y_e: (E·B, C, H, W) and (B, E) → (B, C, H, W), in one pass.
+
+    With ``weights = probabilities`` it averages over frames; with 1/E it symmetrizes.
+
+    Equivalent to: ``equifast.reference.orbit_average(...)``: act by g_e on each of the E members, multiply, sum.
+
+    Args:
+        y: outputs of a network on an orbit, element-major, float64, float32, float16 or bfloat16, any strides.
+        weights: (B, E), of the dtype of ``y`` or float32.
+        group, representation, padding_mode: as `act`.
+
+    Raises:
+        ValueError, TypeError: naming the argument that is off.
+    """
+    group = as_group(group)
+    checks.images("y", y)
+    checks.orbit_rows("y", y, group.order)
+    checks.padding_mode(padding_mode)
+    channels = channel_action(group, representation, inverse=False)
+    checks.channels("y", y, representation, group.order)
+    checks.tensor("weights", weights)
+    if weights.dtype not in (y.dtype, torch.float32):
+        raise TypeError(f"weights: expected {y.dtype} or float32, got {weights.dtype}")
+    if weights.shape != (y.shape[0] // group.order, group.order):
+        expected = (y.shape[0] // group.order, group.order)
+        raise ValueError(f"weights: expected {expected}, got {checks.shape(weights)}")
+    checks.same_device(y=y, weights=weights)
+    members = y.unflatten(0, (group.order, weights.shape[0]))
+    table = group.action_table(inverse=False)
+    wide = weights.to(accumulate_dtype(y.dtype))
+    return torch.ops.equifast.orbit_average(members, wide, table, *channels, padding_mode, False)
+
+
+def _member_of(y: Tensor, e: int) -> Tensor:
+    return y[e] if y.dim() == 5 else y
+
+
+def _eager(y, weights, table, permutation, mixing, padding_mode, adjoint):
+    total = torch.zeros(y.shape[-4:], dtype=accumulate_dtype(y.dtype), device=y.device)
+    for e in range(_warp.order_of(table)):
+        moved = _warp.member(_member_of(y, e), e, table, permutation, mixing, padding_mode, adjoint)
+        total += moved if weights is None else moved * weights[:, e, None, None, None]
+    return total.to(y.dtype)
+
+
+def _fake(y, weights, table, permutation, mixing, padding_mode, adjoint):
+    return y.new_empty(y.shape[-4:])
+
+
+def _setup_context(ctx, inputs, output):
+    y, weights, *ctx.action = inputs
+    ctx.shared = y.dim() == 4
+    ctx.save_for_backward(y if weights is not None else None, weights)
+
+
+def _backward(ctx, grad):
+    y, weights = ctx.saved_tensors
+    table, permutation, mixing, padding_mode, adjoint = ctx.action
+    channels = _warp.transposed(table, permutation, mixing)
+    grad_y = grad_weights = None
+    if ctx.needs_input_grad[0] and ctx.shared:
+        grad_y = torch.ops.equifast.orbit_average(grad, weights, table, *channels, padding_mode, not adjoint)
+    elif ctx.needs_input_grad[0]:
+        rows = torch.ops.equifast.orbit(grad, weights, table, *channels, padding_mode, not adjoint)
+        grad_y = _warp.unflatten(rows, _warp.order_of(table))
+    if ctx.needs_input_grad[1]:
+        grad_weights = (
+            torch.ops.equifast.orbit_inner(grad, y, table, *channels, padding_mode)
+            if adjoint
+            else torch.ops.equifast.orbit_inner(y, grad, table, permutation, mixing, padding_mode)
+        )
+    return grad_y, grad_weights, None, None, None, None, None
+
+
+register("orbit_average", eager=_eager, fake=_fake, setup_context=_setup_context, backward=_backward)
+
+
+def _inner_eager(u, v, table, permutation, mixing, padding_mode):
+    columns = [
+        (
+            _warp.member(_member_of(u, e), e, table, permutation, mixing, padding_mode, False)
+            * _member_of(v, e).to(accumulate_dtype(v.dtype))
+        ).sum((1, 2, 3))
+        for e in range(_warp.order_of(table))
+    ]
+    return torch.stack(columns, 1)
+
+
+def _inner_fake(u, v, table, permutation, mixing, padding_mode):
+    torch._check(u.dim() == 4 or v.dim() == 4, lambda: "orbit_inner: u or v must be shared by all elements")
+    return u.new_empty((u.shape[-4], _warp.order_of(table)), dtype=accumulate_dtype(u.dtype))
+
+
+def _inner_setup_context(ctx, inputs, output):
+    u, v, *ctx.action = inputs
+    ctx.save_for_backward(u, v)
+
+
+def _inner_backward(ctx, grad):
+    u, v = ctx.saved_tensors
+    table, permutation, mixing, padding_mode = ctx.action
+    channels = _warp.transposed(table, permutation, mixing)
+    grad_u = grad_v = None
+    if ctx.needs_input_grad[0]:
+        grad_u = _spread(u, v, grad, table, *channels, padding_mode, True)
+    if ctx.needs_input_grad[1]:
+        grad_v = _spread(v, u, grad, table, permutation, mixing, padding_mode, False)
+    return grad_u, grad_v, None, None, None, None
+
+
+def _spread(like, other, grad, table, *action):
+    """The gradient of one operand: the other one warped and weighted by ``grad``, summed where ``like`` is shared."""
+    if like.dim() == 4:
+        return torch.ops.equifast.orbit_average(other, grad, table, *action)
+    return _warp.unflatten(torch.ops.equifast.orbit(other, grad, table, *action), _warp.order_of(table))
+
+
+register(
+    "orbit_inner",
+    eager=_inner_eager,
+    fake=_inner_fake,
+    setup_context=_inner_setup_context,
+    backward=_inner_backward,
+)

@@ -1,0 +1,137 @@
+"""`orbit_scores`: similarity with the reference vector, softmax over the group, arg max."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import checks, reference
+from ..groups import CyclicGroup, Group, as_group
+from ..reference import OrbitScores
+from . import _warp
+from ._library import no_double_backward, register
+
+SIMILARITIES = ("cosine", "dot")
+
+
+def orbit_scores(
+    vectors: Tensor,
+    reference: Tensor,
+    *,
+    group: Group | str,
+    beta: float = 1.0,
+    similarity: str = "cosine",
+) -> OrbitScores:
+    """Activations a_e = s(v_e, reference), probabilities softmax(beta·a) over the group, and the arg max.
+
+    Equivalent to: ``F.cosine_similarity(vectors.view(E, B, d), reference, dim=-1).t()`` (or the dot product), then
+    ``softmax`` and ``argmax``; the lowest id wins a tie. A sample with a non-finite activation gets the identity and
+    NaN probabilities. Sums run in float32 at least.
+
+    Args:
+        vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides; B may be 0.
+        reference: (d,), of the dtype of ``vectors``.
+        group: a ``Group`` or a name such as ``"C4"``.
+        beta: inverse temperature of the softmax.
+        similarity: ``"cosine"`` or ``"dot"``.
+
+    Returns:
+        ``OrbitScores(activations (B, E), probabilities (B, E), element (B,) int64)``.
+
+    Raises:
+        ValueError, TypeError: naming the argument that is off.
+
+    Source: EquiOptAdapt (arXiv 2405.14089).
+    """
+    order = as_group(group).order
+    checks.tensor("vectors", vectors)
+    if vectors.dim() != 2:
+        raise ValueError(f"vectors: expected (E·B, d), got {checks.shape(vectors)}")
+    checks.floating("vectors", vectors)
+    checks.orbit_rows("vectors", vectors, order)
+    checks.tensor("reference", reference)
+    if reference.shape != vectors.shape[1:]:
+        raise ValueError(f"reference: expected ({vectors.shape[1]},), got {checks.shape(reference)}")
+    checks.same_device(vectors=vectors, reference=reference)
+    checks.same_dtype(vectors=vectors, reference=reference)
+    checks.one_of("similarity", similarity, SIMILARITIES)
+    cosine = similarity == "cosine"
+    return OrbitScores(*torch.ops.equifast.orbit_scores(vectors, reference, order, beta, cosine))
+
+
+def _eager(vectors, ref, order, beta, cosine):
+    similarity = "cosine" if cosine else "dot"
+    scores = reference.orbit_scores(vectors, ref, group=CyclicGroup(order), beta=beta, similarity=similarity)
+    return tuple(t.contiguous() for t in scores)
+
+
+def _fake(vectors, ref, order, beta, cosine):
+    batch = vectors.shape[0] // order
+    scores = vectors.new_empty((batch, order))
+    return scores, torch.empty_like(scores), vectors.new_empty((batch,), dtype=torch.int64)
+
+
+def _setup_context(ctx, inputs, output):
+    vectors, ref, _, ctx.beta, ctx.cosine = inputs
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(vectors, ref, output[1])
+
+
+def _backward(ctx, grad_activations, grad_probabilities, _):
+    if grad_activations is None and grad_probabilities is None:
+        return None, None, None, None, None
+    grads = torch.ops.equifast.orbit_scores_backward(
+        grad_activations, grad_probabilities, *ctx.saved_tensors, ctx.beta, ctx.cosine
+    )
+    return *grads, None, None, None
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32
+
+
+register(
+    "orbit_scores",
+    eager=_eager,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    autocast=_wide,
+)
+
+
+def _backward_eager(grad_activations, grad_probabilities, vectors, ref, probabilities, beta, cosine):
+    order = probabilities.shape[1]
+    wide = reference.accumulate_dtype(vectors.dtype)
+    v, r, p = _warp.unflatten(vectors, order).to(wide), ref.to(wide), probabilities.to(wide)
+    grad = torch.zeros_like(p)
+    if grad_activations is not None:
+        grad = grad + grad_activations.to(wide)
+    if grad_probabilities is not None:
+        gp = grad_probabilities.to(wide)
+        through = beta * p * (gp - (p * gp).sum(1, keepdim=True))
+        grad = grad + torch.where(p.isnan(), 0, through)
+    grad = grad.t().unsqueeze(-1)
+    if not cosine:
+        return (grad * r).flatten(0, 1).to(vectors.dtype), (grad * v).sum((0, 1)).to(ref.dtype)
+    floor = 1e-8
+    nv, nr = v.norm(dim=-1, keepdim=True), r.norm()
+    cv, cr = nv.clamp(min=floor), nr.clamp(min=floor)
+    s = (v * r).sum(-1, keepdim=True) / (cv * cr)
+    grad_v = grad * (r / (cv * cr) - torch.where(nv > floor, s * v / cv**2, 0))
+    grad_r = grad * (v / (cv * cr) - torch.where(nr > floor, s * r / cr**2, 0))
+    return grad_v.flatten(0, 1).to(vectors.dtype), grad_r.sum((0, 1)).to(ref.dtype)
+
+
+def _backward_fake(grad_activations, grad_probabilities, vectors, ref, probabilities, beta, cosine):
+    return vectors.new_empty(vectors.shape), ref.new_empty(ref.shape)
+
+
+register(
+    "orbit_scores_backward",
+    eager=_backward_eager,
+    fake=_backward_fake,
+    setup_context=lambda ctx, inputs, output: None,
+    backward=no_double_backward("orbit_scores"),
+)
