@@ -1,6 +1,7 @@
 // The torch library: every schema (from equifast/ops/schemas.txt, the one list), and the CPU kernels behind them.
 #include <torch/csrc/stable/library.h>
 
+#include "conv_ops.h"
 #include "schemas.h"
 #include "score_ops.h"
 #include "warp_ops.h"
@@ -14,6 +15,7 @@ STABLE_TORCH_LIBRARY_IMPL(equifast, CPU, m) {
   m.impl("act", TORCH_BOX(&equifast::act));
   m.impl("orbit_average", TORCH_BOX(&equifast::orbit_average));
   m.impl("orbit_inner", TORCH_BOX(&equifast::orbit_inner));
+  m.impl("orbit_conv2d_direct", TORCH_BOX(&equifast::orbit_conv2d_direct));
   m.impl("orbit_scores", TORCH_BOX(&equifast::orbit_scores));
   m.impl("orbit_scores_backward", TORCH_BOX(&equifast::orbit_scores_backward));
   m.impl("contrastive_loss", TORCH_BOX(&equifast::contrastive_loss));

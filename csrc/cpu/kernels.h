@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "../geometry.h"
+#include "conv2d.h"
 
 namespace equifast::cpu {
 
@@ -54,6 +55,15 @@ struct WarpArgs {
   void* out;               // dense pixels; orbit_inner: (B, C, E) partial sums in double
 };
 
+// float32, all channels of an image in one group.
+struct OrbitConv2dArgs {
+  Warp warp;
+  Images in;
+  Conv2d conv;
+  int64_t padding_h, padding_w;
+  float* out;
+};
+
 struct ScoreArgs {
   Dtype dtype;
   int64_t E, B, d;
@@ -98,6 +108,7 @@ struct Kernels {
   void (*orbit_average)(const WarpArgs&, int64_t begin, int64_t end);
   void (*orbit_average_adjoint)(const WarpArgs&, int64_t begin, int64_t end);
   void (*orbit_inner)(const WarpArgs&, int64_t begin, int64_t end);
+  void (*orbit_conv2d)(const OrbitConv2dArgs&, int64_t begin, int64_t end);
   void (*footprint)(const Warp&, const Matrix& base, const Footprint& out);
   void (*orbit_scores)(const ScoreArgs&, int64_t begin, int64_t end);
   void (*orbit_scores_backward)(const ScoreGradArgs&, int64_t begin, int64_t end);

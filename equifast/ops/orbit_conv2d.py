@@ -5,15 +5,19 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.nn.modules.utils import _pair
 
 from .. import checks
 from ..groups import ROW, Group, as_group
 from . import _warp
-from ._library import no_double_backward, register
+from ._library import CHOSEN, no_double_backward, register
 
 #: Orbit bytes at a time: what the caches of two cores hold together with the convolution's output.
 CHUNK_BYTES = 7 << 18
+
+#: Up to these many input channels and weights, our own kernel measures faster than oneDNN on a ready orbit.
+DIRECT_CHANNELS, DIRECT_WEIGHTS = 4, 1 << 16
 
 #: Activations that run on each chunk while it is in cache.
 ACTIVATIONS = {
@@ -109,17 +113,32 @@ def _rows(x: Tensor, table, chunk: tuple[int, int, int, int], padding_mode: str)
 
 
 def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
-    out = _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation)
-    if not out.numel():
-        return out
+    options = (stride, padding, dilation, padding_mode, activation)
+    if _direct(x, weight):
+        last = _memory_format(x, weight) == torch.channels_last
+        return torch.ops.equifast.orbit_conv2d_direct(x, weight, bias, table, *options, last)
+    out = _fake(x, weight, bias, table, *options)
     order = _warp.order_of(table)
     by_element = _warp.unflatten(out, order)
     finish = ACTIVATIONS[activation]
-    for chunk in _chunks(x, order):
+    for chunk in _chunks(x, order) if out.numel() else ():
         b, b_end, e, e_end = chunk
         y = finish(F.conv2d(_rows(x, table, chunk, padding_mode), weight, bias, stride, padding, dilation))
         by_element[e:e_end, b:b_end] = _warp.unflatten(y, e_end - e)
     return out
+
+
+def _direct(x: Tensor, weight: Tensor) -> bool:
+    """Whether the first layer is one that our own kernel takes: the native op is there, and few channels come in."""
+    native = x.device.type == "cpu" and CHOSEN["cpu"] == "cpu"
+    small = x.shape[1] <= DIRECT_CHANNELS and weight.numel() <= DIRECT_WEIGHTS
+    return native and x.dtype == torch.float32 and small
+
+
+def _memory_format(x: Tensor, weight: Tensor) -> torch.memory_format:
+    """As F.conv2d has it: channels_last if either operand is."""
+    formats = {suggest_memory_format(x), suggest_memory_format(weight)}
+    return torch.channels_last if torch.channels_last in formats else torch.contiguous_format
 
 
 def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
@@ -127,7 +146,23 @@ def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activ
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
     ]
-    return x.new_empty((_warp.order_of(table) * x.shape[0], weight.shape[0], *size))
+    shape = (_warp.order_of(table) * x.shape[0], weight.shape[0], *size)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_memory_format(x, weight))
+
+
+def _direct_eager(x, weight, bias, table, stride, padding, dilation, padding_mode, activation, channels_last):
+    rows = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
+    y = ACTIVATIONS[activation](F.conv2d(rows, weight, bias, stride, padding, dilation))
+    return y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _direct_fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation, channels_last):
+    out = _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(out.shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
+register("orbit_conv2d_direct", eager=_direct_eager, fake=_direct_fake)
 
 
 def _setup_context(ctx, inputs, output):
@@ -150,7 +185,7 @@ register(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    native=False,  # oneDNN is the convolution; what is ours makes the orbit, a cache-sized chunk at a time
+    native=False,  # many channels: oneDNN convolves what our kernel makes, a cache-sized chunk of the orbit at a time
     autocast=lambda dtype: dtype,
 )
 
