@@ -2,12 +2,55 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cpu_isa.h"
+#include "geometry.h"
 
 namespace py = pybind11;
+
+namespace {
+
+using Row = std::array<double, 4>;
+
+equifast::Action action_of(int code, const Row& m) { return {code, {m[0], m[1], m[2], m[3]}}; }
+
+py::tuple factored(int code, const Row& base, bool square) {
+  const equifast::Action a = equifast::factor(action_of(code, base), square);
+  return py::make_tuple(a.code, Row{a.base.xx, a.base.xy, a.base.yx, a.base.yy});
+}
+
+// Flat source index of every pixel of a height × width plane under a permutation.
+std::vector<int64_t> permuted(int code, int64_t height, int64_t width) {
+  const equifast::Permutation p(code);
+  if (p.transposed && height != width) throw std::invalid_argument("code: a quarter turn needs a square");
+  std::vector<int64_t> out;
+  for (int64_t i = 0; i < height; ++i)
+    for (int64_t j = 0; j < width; ++j) {
+      const int64_t row = p.transposed ? j : i, col = p.transposed ? i : j;
+      out.push_back((p.reverse_row ? height - 1 - row : row) * width + (p.reverse_col ? width - 1 - col : col));
+    }
+  return out;
+}
+
+// (first column, near, far, first row, near, far) of every pixel that a rotation reads.
+std::vector<std::array<double, 6>> taps(const Row& base, int64_t height, int64_t width, bool border) {
+  std::vector<std::array<double, 6>> out;
+  for (int64_t i = 0; i < height; ++i)
+    for (int64_t j = 0; j < width; ++j) {
+      const double dx = j - (width - 1) / 2.0, dy = i - (height - 1) / 2.0;
+      const double x = (width - 1) / 2.0 + equifast::sample_offset(base[0], dx) + equifast::sample_offset(base[1], dy);
+      const double y = (height - 1) / 2.0 + equifast::sample_offset(base[2], dx) + equifast::sample_offset(base[3], dy);
+      const auto tx = equifast::bilinear_tap(x, width, border), ty = equifast::bilinear_tap(y, height, border);
+      out.push_back({tx.first, tx.near, tx.far, ty.first, ty.near, ty.far});
+    }
+  return out;
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_helper, m) {
   m.doc() = "Build and CPU facts of equifast's native libraries.";
@@ -29,4 +72,11 @@ PYBIND11_MODULE(_helper, m) {
         return facts;
       },
         "Compiler, flags and variants, as the compiler itself saw them.");
+  m.def("factor", factored, py::arg("code"), py::arg("base"), py::arg("square"),
+        "A row of an action table as kernels read it on a grid: (code, base).");
+  m.def("inverse_code", equifast::inverse_code, py::arg("code"), "Code of the inverse permutation.");
+  m.def("permuted", permuted, py::arg("code"), py::arg("height"), py::arg("width"),
+        "Flat source index of every pixel under a permutation.");
+  m.def("taps", taps, py::arg("base"), py::arg("height"), py::arg("width"), py::arg("border"),
+        "(first column, near, far, first row, near, far) that every pixel of a rotation reads.");
 }
