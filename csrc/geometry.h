@@ -65,27 +65,48 @@ struct Permutation {
   }
 };
 
-// Sample offsets are rounded to 2^-24 pixel: then 1 - fraction is exact in float, sums of offsets are exact in double,
-// and interpolation commutes bit for bit with the exact permutations.
-EQUIFAST_HD inline double sample_offset(double coefficient, double distance) {
-  constexpr double kSteps = 16777216.0;
-  return std::nearbyint(coefficient * distance * kSteps) / kSteps;
-}
+// Sample positions are whole multiples of 2^-24 pixel: then weights are exact in float, sums of offsets are exact, and
+// interpolation commutes bit for bit with the exact permutations.
+constexpr int kFractionBits = 24;
+constexpr int32_t kOne = 1 << kFractionBits;
 
-// The two neighbours of a position along an axis, first and first + 1, and their bilinear weights.
-struct Tap {
-  double first, near, far;
+// A position or an offset along one axis: whole + fraction / kOne, with 0 ≤ fraction < kOne.
+struct Fixed {
+  int32_t whole, fraction;
+
+  EQUIFAST_HD Fixed operator+(const Fixed& o) const {
+    const int32_t sum = fraction + o.fraction;
+    return {whole + o.whole + (sum >> kFractionBits), sum & (kOne - 1)};
+  }
 };
 
-EQUIFAST_HD inline double at_least(double v, double bound) { return v > bound ? v : bound; }
-EQUIFAST_HD inline double at_most(double v, double bound) { return v < bound ? v : bound; }
+// coefficient · distance, rounded to a step, after a start that is a multiple of one half.
+EQUIFAST_HD inline Fixed sample_offset(double coefficient, double distance, double start = 0) {
+  const double offset = start + std::nearbyint(coefficient * distance * kOne) / kOne, whole = std::floor(offset);
+  return {static_cast<int32_t>(whole), static_cast<int32_t>((offset - whole) * kOne)};
+}
 
-EQUIFAST_HD inline Tap bilinear_tap(double position, double size, bool border) {
-  if (border) position = at_most(at_least(position, 0), size - 1);
-  const double first = at_least(at_most(std::floor(position), size - 2), 0);
-  const double near = at_least(1 - std::fabs(position - first), 0);
-  const double far = at_least(1 - std::fabs(position - first - 1), 0);
-  return {first, near, size > 1 ? far : 0};
+// The two neighbours of a position along an axis, first and first + 1, and their bilinear weights in steps of 1 / kOne.
+struct Tap {
+  int32_t first, near, far;
+};
+
+// Without a branch, so that a compiler makes vectors of it.
+EQUIFAST_HD inline int32_t at_least(int32_t v, int32_t bound) { return v > bound ? v : bound; }
+EQUIFAST_HD inline int32_t at_most(int32_t v, int32_t bound) { return v < bound ? v : bound; }
+EQUIFAST_HD inline int32_t tent(int32_t distance) {
+  return at_least(kOne - (distance < 0 ? -distance : distance), 0);
+}
+
+EQUIFAST_HD inline Tap bilinear_tap(Fixed p, int32_t size, bool border) {
+  int32_t whole = p.whole, fraction = p.fraction;
+  if (border) {
+    fraction &= -static_cast<int32_t>((whole >= 0) & (whole < size - 1));
+    whole = at_most(at_least(whole, 0), size - 1);
+  }
+  const int32_t first = at_least(at_most(whole, size - 2), 0);
+  const int32_t distance = at_most(at_least(whole - first, -2), 2) * kOne + fraction;
+  return {first, tent(distance), tent(distance - kOne) * (size > 1)};
 }
 
 }  // namespace equifast

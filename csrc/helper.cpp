@@ -41,11 +41,13 @@ std::vector<std::array<double, 6>> taps(const Row& base, int64_t height, int64_t
   std::vector<std::array<double, 6>> out;
   for (int64_t i = 0; i < height; ++i)
     for (int64_t j = 0; j < width; ++j) {
+      using equifast::sample_offset;
       const double dx = j - (width - 1) / 2.0, dy = i - (height - 1) / 2.0;
-      const double x = (width - 1) / 2.0 + equifast::sample_offset(base[0], dx) + equifast::sample_offset(base[1], dy);
-      const double y = (height - 1) / 2.0 + equifast::sample_offset(base[2], dx) + equifast::sample_offset(base[3], dy);
+      const auto x = sample_offset(base[0], dx) + sample_offset(base[1], dy, (width - 1) / 2.0);
+      const auto y = sample_offset(base[2], dx) + sample_offset(base[3], dy, (height - 1) / 2.0);
       const auto tx = equifast::bilinear_tap(x, width, border), ty = equifast::bilinear_tap(y, height, border);
-      out.push_back({tx.first, tx.near, tx.far, ty.first, ty.near, ty.far});
+      const auto weight = [](int32_t steps) { return steps / double(equifast::kOne); };
+      out.push_back({double(tx.first), weight(tx.near), weight(tx.far), double(ty.first), weight(ty.near), weight(ty.far)});
     }
   return out;
 }

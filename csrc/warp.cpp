@@ -50,8 +50,8 @@ WarpPlan::WarpPlan(cpu::Dtype dtype, std::array<int64_t, 4> sizes, const std::ve
           .permutation = block ? permutation_.data() : nullptr, .block = block,
           .mixing = mixing_.empty() ? nullptr : mixing_.data(), .border = padding_mode == "border",
           .group = std::min<int64_t>(C, 4), .parts = 1, .whole = false, .reuse = false};
-  // A group shares the positions of its pixels; where images are few, threads matter more.
-  if (B * warp.groups() < 2 * threads) warp.group = warp.mixing ? 2 : 1;
+  // A group shares the positions of its pixels; where images are few and can't be cut, threads matter more.
+  if (!options.by_rows && B * warp.groups() < 2 * threads) warp.group = warp.mixing ? 2 : 1;
   warp.reuse = options.shared && !block && inexact > warp.bases;
   if (options.adjoint) build_footprints();
 }

@@ -28,7 +28,8 @@ class WarpPlan {
  public:
   struct Options {
     bool adjoint = false;
-    bool shared = false;  // every element reads the same image
+    bool shared = false;   // every element reads the same image
+    bool by_rows = false;  // a task may take some rows of an image only
   };
 
   // sizes: B, C, H, W.

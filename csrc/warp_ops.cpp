@@ -35,7 +35,7 @@ Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table,
              std::vector<double> mixing, std::string padding_mode, bool adjoint) {
   STD_TORCH_CHECK(x.dim() == 4, "x: expected (B, C, H, W), got ", x.dim(), " dimensions");
   const auto sizes = sizes_of(x, "x");
-  WarpPlan plan(dtype_of(x, "x"), sizes, table, permutation, mixing, padding_mode, {.adjoint = adjoint, .shared = true});
+  WarpPlan plan(dtype_of(x, "x"), sizes, table, permutation, mixing, padding_mode, {.adjoint = adjoint, .shared = true, .by_rows = !adjoint});
   cpu::Warp& w = plan.warp;
   Tensor out = new_images(x, w.order * w.B, sizes);
   if (out.numel() == 0) return out;
@@ -65,7 +65,7 @@ Tensor act(Tensor x, Tensor element, std::vector<double> table, std::vector<int6
   const auto sizes = sizes_of(x, "x");
   STD_TORCH_CHECK(element.dim() == 1 && element.size(0) == sizes[0] && element.scalar_type() == ScalarType::Long,
                   "element: expected ", sizes[0], " ids of type int64");
-  WarpPlan plan(dtype_of(x, "x"), sizes, table, permutation, mixing, padding_mode, {.adjoint = adjoint});
+  WarpPlan plan(dtype_of(x, "x"), sizes, table, permutation, mixing, padding_mode, {.adjoint = adjoint, .by_rows = !adjoint});
   cpu::Warp& w = plan.warp;
   Tensor out = new_images(x, w.B, sizes);
   if (out.numel() == 0) return out;

@@ -13,39 +13,25 @@ template <class A>
 class Interpolator {
  public:
   Interpolator(const Matrix& m, int64_t H, int64_t W, bool border)
-      : H_(H), W_(W), border_(border), m_(m), offset_(2 * W), x_(2 * W), weight_(4 * W) {
+      : H_(H), W_(W), border_(border), m_(m), offset_(4 * W), first_(2 * W), weight_(4 * W) {
+    int32_t* o = offset_.data();
     for (int64_t j = 0; j < W; ++j) {
       const double dx = j - (W - 1) / 2.0;
-      offset_[j] = sample_offset(m.xx, dx);
-      offset_[W + j] = sample_offset(m.yx, dx);
+      const Fixed x = sample_offset(m.xx, dx), y = sample_offset(m.yx, dx);
+      o[j] = x.whole;
+      o[W + j] = x.fraction;
+      o[2 * W + j] = y.whole;
+      o[3 * W + j] = y.fraction;
     }
   }
 
   // Positions and weights of output row i.
-  void row(int64_t i) {
-    const double dy = i - (H_ - 1) / 2.0;
-    const double x = (W_ - 1) / 2.0 + sample_offset(m_.xy, dy), y = (H_ - 1) / 2.0 + sample_offset(m_.yy, dy);
-    const double H = H_, W = W_;
-    const double *ox = offset_.data(), *oy = ox + W_;
-    int32_t *x0 = x_.data(), *y0 = x0 + W_;
-    A *w00 = weight_.data(), *w01 = w00 + W_, *w10 = w01 + W_, *w11 = w10 + W_;
-    const bool border = border_;
-    for (int64_t j = 0; j < W_; ++j) {
-      const Tap tx = bilinear_tap(x + ox[j], W, border), ty = bilinear_tap(y + oy[j], H, border);
-      x0[j] = static_cast<int32_t>(tx.first);
-      y0[j] = static_cast<int32_t>(ty.first);
-      const A nx = tx.near, fx = tx.far, ny = ty.near, fy = ty.far;
-      w00[j] = ny * nx;
-      w01[j] = ny * fx;
-      w10[j] = fy * nx;
-      w11[j] = fy * fx;
-    }
-  }
+  void row(int64_t i) { border_ ? fill<true>(i) : fill<false>(i); }
 
   // That row of one plane.
   template <class T>
   void apply(const T* source, int64_t stride, A* out) const {
-    const int32_t *x0 = x_.data(), *y0 = x0 + W_;
+    const int32_t *x0 = first_.data(), *y0 = x0 + W_;
     const A *w00 = weight_.data(), *w01 = w00 + W_, *w10 = w01 + W_, *w11 = w10 + W_;
     // Opposite corners first: a quarter turn or a flip swaps the two sums, and addition commutes exactly.
     int64_t j = 0;
@@ -76,7 +62,7 @@ class Interpolator {
   // Calls visit(output column, source index in a dense plane, weight) for every corner of the row with a weight.
   template <class Visit>
   void corners(Visit visit) const {
-    const int32_t *x0 = x_.data(), *y0 = x0 + W_;
+    const int32_t *x0 = first_.data(), *y0 = x0 + W_;
     const A* w = weight_.data();
     const int64_t step[4] = {0, W_ > 1, H_ > 1 ? W_ : 0, (H_ > 1 ? W_ : 0) + (W_ > 1)};
     for (int64_t j = 0; j < W_; ++j)
@@ -85,6 +71,29 @@ class Interpolator {
   }
 
  private:
+  template <bool kBorder>
+  void fill(int64_t i) {
+    const double dy = i - (H_ - 1) / 2.0;
+    const Fixed x = sample_offset(m_.xy, dy, (W_ - 1) / 2.0), y = sample_offset(m_.yy, dy, (H_ - 1) / 2.0);
+    const int32_t H = static_cast<int32_t>(H_), W = static_cast<int32_t>(W_);
+    const int32_t *xw = offset_.data(), *xf = xw + W_, *yw = xf + W_, *yf = yw + W_;
+    int32_t *x0 = first_.data(), *y0 = x0 + W_;
+    A *w00 = weight_.data(), *w01 = w00 + W_, *w10 = w01 + W_, *w11 = w10 + W_;
+    constexpr A kStep = A(1) / kOne;
+#pragma GCC ivdep
+    for (int32_t j = 0; j < W; ++j) {
+      const Tap tx = bilinear_tap(x + Fixed{xw[j], xf[j]}, W, kBorder), ty = bilinear_tap(y + Fixed{yw[j], yf[j]}, H, kBorder);
+      x0[j] = tx.first;
+      y0[j] = ty.first;
+      const A nx = static_cast<A>(tx.near) * kStep, fx = static_cast<A>(tx.far) * kStep;
+      const A ny = static_cast<A>(ty.near) * kStep, fy = static_cast<A>(ty.far) * kStep;
+      w00[j] = ny * nx;
+      w01[j] = ny * fx;
+      w10[j] = fy * nx;
+      w11[j] = fy * fx;
+    }
+  }
+
 #ifdef __AVX512F__
   // source[at] and source[at + 1] for sixteen positions, each pair by one load.
   static void load_pairs(const float* source, __m512i at, __m512& first, __m512& second) {
@@ -109,8 +118,8 @@ class Interpolator {
   int64_t H_, W_;
   bool border_;
   Matrix m_;
-  Buffer<double> offset_;   // quantised x and y offsets of every column
-  Buffer<int32_t> x_;       // x0 then y0 of every column
+  Buffer<int32_t> offset_;  // of every column: whole and fraction along x, then along y
+  Buffer<int32_t> first_;   // of every column: the first neighbour along x, then along y
   Buffer<A> weight_;        // w00, w01, w10, w11 of every column
 };
 
