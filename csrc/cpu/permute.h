@@ -97,17 +97,20 @@ void permute_rows(int code, const Pixel* source_pixels, int64_t stride, int64_t 
         out[(i - i0) * out_stride + j] = source[(p.reverse_row ? N - 1 - j : j) * stride + (p.reverse_col ? N - 1 - i : i)];
     return;
   }
-  // The last tile on each axis moves back to fit, and writes some pixels twice.
-  for (int64_t ti = i0; ti < i1; ti += K) {
-    const int64_t i = smaller(ti, i1 - K);
-    const int64_t column = p.reverse_col ? N - K - i : i;
-    T* first = out + (p.reverse_col ? i + K - 1 - i0 : i - i0) * out_stride;
+  // Down the source in strips of a few tiles, so that the neighbouring lines and pages it fetches are used at once. The
+  // last tile on each axis moves back to fit, and writes some pixels twice.
+  constexpr int64_t kStrip = 4 * K;
+  for (int64_t strip = i0; strip < i1; strip += kStrip)
     for (int64_t tj = 0; tj < N; tj += K) {
       const int64_t j = smaller(tj, N - K);
-      const T* from = source + (p.reverse_row ? N - 1 - j : j) * stride + column;
-      Tile<T>::transpose(from, p.reverse_row ? -stride : stride, first + j, p.reverse_col ? -out_stride : out_stride);
+      const T* from = source + (p.reverse_row ? N - 1 - j : j) * stride;
+      for (int64_t ti = strip; ti < smaller(strip + kStrip, i1); ti += K) {
+        const int64_t i = smaller(ti, i1 - K);
+        T* to = out + (p.reverse_col ? i + K - 1 - i0 : i - i0) * out_stride + j;
+        Tile<T>::transpose(from + (p.reverse_col ? N - K - i : i), p.reverse_row ? -stride : stride, to,
+                           p.reverse_col ? -out_stride : out_stride);
+      }
     }
-  }
 }
 
 }  // namespace
