@@ -51,6 +51,7 @@ Tensor orbit_conv2d_direct(Tensor x, Tensor weight, std::optional<Tensor> bias, 
   Tensor out = torch::stable::empty({sizes.data(), 4}, ScalarType::Float, std::nullopt, x.device(), std::nullopt,
                                     channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   if (out.numel() == 0) return out;
+  use_huge_pages(out);
   const Tensor dense = with_dense_rows(x);
   const std::vector<float> weights = packed(torch::stable::contiguous(weight), k.out_channels, k.taps());
   const std::vector<float> biases = bias ? packed(torch::stable::contiguous(*bias), k.out_channels, 1) : std::vector<float>(k.blocks() * cpu::kBlock);

@@ -2,6 +2,10 @@
 
 #include <torch/headeronly/util/Exception.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace equifast {
 
 cpu::Dtype dtype_of(const Tensor& t, const char* name) {
@@ -22,6 +26,18 @@ Tensor with_dense_rows(const Tensor& t) {
 
 cpu::Images images_of(const Tensor& t) {
   return {t.const_data_ptr(), t.dim() == 5 ? t.stride(0) : 0, t.stride(-4), t.stride(-3), t.stride(-2)};
+}
+
+void use_huge_pages(const Tensor& t) {
+#ifdef __linux__
+  constexpr uintptr_t kHugePage = uintptr_t(1) << 21;
+  const auto begin = reinterpret_cast<uintptr_t>(t.const_data_ptr()), end = begin + t.numel() * t.element_size();
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage, last = end / kHugePage * kHugePage;
+  // An allocation of this size is mapped anew each time; that it may be refused changes nothing but the speed.
+  if (last >= first + 4 * kHugePage) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)t;
+#endif
 }
 
 WarpPlan::WarpPlan(cpu::Dtype dtype, std::array<int64_t, 4> sizes, const std::vector<double>& table,

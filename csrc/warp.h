@@ -23,6 +23,9 @@ Tensor with_dense_rows(const Tensor& t);
 // (B, C, H, W), shared by all elements, or (E, B, C, H, W).
 cpu::Images images_of(const Tensor& t);
 
+// Asks for huge pages under a large new tensor: otherwise most of the time of a copy goes to faults on small ones.
+void use_huge_pages(const Tensor& t);
+
 // Owns what a Warp points to.
 class WarpPlan {
  public:

@@ -14,7 +14,9 @@ std::array<int64_t, 4> sizes_of(const Tensor& t, const char* name) {
 
 Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4>& s) {
   const std::array<int64_t, 4> sizes = {batch, s[1], s[2], s[3]};
-  return torch::stable::new_empty(like, {sizes.data(), 4});
+  Tensor out = torch::stable::new_empty(like, {sizes.data(), 4});
+  use_huge_pages(out);
+  return out;
 }
 
 // The (B, E) weights in the accumulate type, dense.
