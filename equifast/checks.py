@@ -44,10 +44,10 @@ def same_device(**tensors: Tensor | None) -> None:
 def same_dtype(**tensors: Tensor | None) -> None:
     present = {name: t for name, t in tensors.items() if t is not None}
     (first, head), *rest = present.items()
-    if torch.is_autocast_enabled(head.device.type):
-        return  # autocast brings them to one dtype
     for name, t in rest:
-        if t.dtype != head.dtype:
+        floating(name, t)
+        # Autocast, which a meta tensor has none of, brings them to one dtype.
+        if t.dtype != head.dtype and (t.is_meta or not torch.is_autocast_enabled(t.device.type)):
             raise TypeError(f"{name}: expected the dtype of {first}, {head.dtype}, got {t.dtype}")
 
 

@@ -64,6 +64,10 @@ class Group:
         j, r = self.split(g)
         return g if r else self.element(-j)
 
+    def permutes(self, height: int, width: int) -> bool:
+        """Whether every element maps a grid of that size onto itself, so that nothing is ever interpolated."""
+        return self.n in (1, 2) or (self.n == 4 and height == width)
+
     def matrix(self, g: int) -> Matrix:
         """g as a row-major 2×2 matrix on image coordinates (x right, y down) about the centre."""
         code, *base = self.action_table(inverse=True)[ROW * g : ROW * (g + 1)]

@@ -21,9 +21,22 @@ def build_info() -> dict:
         return {}
 
 
-@functools.cache
 def cpu_error() -> str | None:
     """Loads `_cpu` on the first call. None once its operators are registered, else why they are not."""
+    return _forgone or _load_cpu()
+
+
+_forgone: str | None = None
+
+
+def forgo_cpu(reason: str) -> None:
+    """From now on `_cpu` stays unloaded: its schemas have been defined without it, and can't be twice."""
+    global _forgone
+    _forgone = cpu_error() if _load_cpu.cache_info().currsize else reason
+
+
+@functools.cache
+def _load_cpu() -> str | None:
     library = PACKAGE / "_cpu.so"
     if not library.exists():
         reason = build_info().get("reason", "this source tree was never built")

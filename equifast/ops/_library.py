@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import resources
 
 import torch
 
-from .. import backends
+from .. import backends, native
 
 KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
@@ -23,9 +24,12 @@ def _choose(device_type: str) -> str | Exception:
 CHOSEN = {device_type: _choose(device_type) for device_type in KEYS}
 
 library = torch.library.Library("equifast", "FRAGMENT")
-for _line in resources.files(__package__).joinpath("schemas.txt").read_text().splitlines():
-    if _line and not _line.startswith("#") and not hasattr(torch.ops.equifast, _line.partition("(")[0]):
-        library.define(_line)
+_lines = resources.files(__package__).joinpath("schemas.txt").read_text().splitlines()
+_schemas = [line for line in _lines if line and not line.startswith("#")]
+if CHOSEN["cpu"] != "cpu":
+    native.forgo_cpu(f"not loaded, since EQUIFAST_BACKEND={os.environ.get('EQUIFAST_BACKEND')} at import")
+    for _schema in _schemas:
+        library.define(_schema)
 
 
 def register(
@@ -35,19 +39,19 @@ def register(
     fake: Callable,
     setup_context: Callable | None = None,
     backward: Callable | None = None,
-    native: bool = True,
+    has_kernel: bool = True,
     autocast: Callable[[torch.dtype], torch.dtype] | None = None,
 ) -> None:
     """Registers everything of one op but its native kernels.
 
-    ``eager`` runs where the chosen backend has no kernel of its own (``native=False``: on every backend). ``autocast``
+    ``eager`` runs where the chosen backend has no kernel of its own (``has_kernel=False``: on every backend). ``autocast``
     maps the autocast dtype to the one that floating tensors are cast to.
     """
     for device_type, key in KEYS.items():
         chosen = CHOSEN[device_type]
         if isinstance(chosen, Exception):
             library.impl(name, _refuse(chosen), key)
-        elif chosen == "reference" or not native:
+        elif chosen == "reference" or not has_kernel:
             library.impl(name, eager, key)
         if autocast is not None:
             library.impl(name, _cast(name, device_type, autocast), f"Autocast{key}")

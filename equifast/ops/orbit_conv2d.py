@@ -58,10 +58,12 @@ def orbit_conv2d(
     """
     checks.images("x", x)
     checks.tensor("weight", weight)
-    if weight.dim() != 4 or weight.shape[1] != x.shape[1]:
+    if weight.dim() != 4 or weight.shape[1] != x.shape[1] or 0 in weight.shape[2:]:
         raise ValueError(f"weight: expected (C_out, {x.shape[1]}, kH, kW), got {checks.shape(weight)}")
-    if bias is not None and bias.shape != (weight.shape[0],):
-        raise ValueError(f"bias: expected ({weight.shape[0]},), got {checks.shape(bias)}")
+    if bias is not None:
+        checks.tensor("bias", bias)
+        if bias.shape != (weight.shape[0],):
+            raise ValueError(f"bias: expected ({weight.shape[0]},), got {checks.shape(bias)}")
     checks.same_device(x=x, weight=weight, bias=bias)
     checks.same_dtype(x=x, weight=weight, bias=bias)
     checks.padding_mode(padding_mode)
@@ -77,7 +79,7 @@ def orbit_conv2d(
 
 def _positive(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     pair = _pair(value)
-    if len(pair) != 2 or min(pair) < 1:
+    if len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
         raise ValueError(f"{name}: expected a positive int or a pair of them, got {value!r}")
     return tuple(pair)
 
@@ -91,7 +93,7 @@ def _padding(value, kernel: tuple[int, int], stride: tuple[int, int], dilation: 
             raise ValueError("padding: 'same' needs stride 1 and an odd dilated kernel")
         return tuple(t // 2 for t in total)
     pair = _pair(value)
-    if isinstance(value, str) or len(pair) != 2 or min(pair) < 0:
+    if len(pair) != 2 or not all(isinstance(v, int) and v >= 0 for v in pair):
         raise ValueError(f"padding: expected 'same', 'valid', an int or a pair of them, got {value!r}")
     return tuple(pair)
 
@@ -185,7 +187,7 @@ register(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    native=False,  # many channels: oneDNN convolves what our kernel makes, a cache-sized chunk of the orbit at a time
+    has_kernel=False,  # many channels: oneDNN convolves what our kernel makes, a cache-sized chunk of the orbit at a time
     autocast=lambda dtype: dtype,
 )
 
@@ -238,5 +240,5 @@ register(
     fake=_backward_fake,
     setup_context=lambda ctx, inputs, output: None,
     backward=no_double_backward("orbit_conv2d"),
-    native=False,
+    has_kernel=False,
 )

@@ -55,6 +55,8 @@ def orbit_scores(
     checks.same_device(vectors=vectors, reference=reference)
     checks.same_dtype(vectors=vectors, reference=reference)
     checks.one_of("similarity", similarity, SIMILARITIES)
+    if isinstance(beta, Tensor):
+        raise TypeError("beta: expected a number, got a Tensor")
     cosine = similarity == "cosine"
     return OrbitScores(*torch.ops.equifast.orbit_scores(vectors, reference, order, beta, cosine))
 
