@@ -134,9 +134,7 @@ def lines(section: dict, indent: str = "") -> Iterator[str]:
             yield from lines(value, indent + "  ")
         else:
             items = value if isinstance(value, list) else [value]
-            text = ", ".join(
-                item if isinstance(item, str) else json.dumps(item, default=str) for item in items
-            )
+            text = ", ".join(item if isinstance(item, str) else json.dumps(item, default=str) for item in items)
             yield f"{indent}{key + ':':<18} {text or 'none'}"
 
 

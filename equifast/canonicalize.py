@@ -1,0 +1,260 @@
+"""The whole pipeline, ``x -> c(x)⁻¹·x`` with the c(x) a network prefers (EquiOptAdapt, arXiv 2405.14089)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from . import checks, losses, ops, targets
+from .estimators import ESTIMATORS
+from .groups import Group, as_group
+from .reference import OrbitScores
+
+Network = Callable[[Tensor], Tensor]
+
+#: Bytes of orbit a thread takes into the network at once when nothing is to be differentiated: few enough for the cache
+#: to hold them with what the network makes of them. On two threads, 32 rows of 3×96×96 float32: no other number was
+#: faster by more than the noise, and all 256 rows at once took 1.6 times as long.
+CHUNK_BYTES = 7 << 18
+
+
+@dataclass(frozen=True, eq=False)
+class CanonicalForm:
+    """What `canonicalize` found out about a batch. A pytree of its tensors; holds all the state there is.
+
+    Attributes:
+        image: (B, C, H, W) like the input, ``g_e⁻¹·x`` with e = ``element`` (a blend of those for ``soft``).
+        element: (B,) int64, the chosen ids.
+        activations, probabilities: (B, E), the scores and their softmax.
+        vectors: (B, E, d), what the network made of the orbit; None when activations were given.
+        group, padding_mode: of the call.
+    """
+
+    image: Tensor
+    element: Tensor
+    activations: Tensor
+    probabilities: Tensor
+    vectors: Tensor | None
+    group: Group
+    padding_mode: str = "border"
+
+    def invert(self, y: Tensor, representation: str = "trivial") -> Tensor:
+        """Outputs on canonical images back to the frame of the inputs, ``g_e·y``: (B, C', H', W') → the same.
+
+        Representation "trivial": channels stay; "regular": blocks of E channels, ``out[k] = in[g⁻¹k]``; "vector":
+        pairs of channels (x right, y down).
+        """
+        return ops.act(
+            y,
+            self.element,
+            group=self.group,
+            representation=representation,
+            padding_mode=self.padding_mode,
+        )
+
+    def transform_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Boxes of the inputs to those of the canonical images; see `targets.act_boxes`."""
+        return targets.act_boxes(boxes, self.element, group=self.group, size=self._size, inverse=True)
+
+    def invert_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Boxes on canonical images (predictions, say) back to the inputs; see `targets.act_boxes`."""
+        return targets.act_boxes(boxes, self.element, group=self.group, size=self._size)
+
+    def transform_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Pixel positions of the inputs to those of the canonical images; see `targets.act_points`."""
+        return targets.act_points(points, self.element, group=self.group, size=self._size, inverse=True)
+
+    def invert_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Pixel positions on canonical images back to the inputs; see `targets.act_points`."""
+        return targets.act_points(points, self.element, group=self.group, size=self._size)
+
+    def transform_masks(self, masks: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Masks of the inputs to those of the canonical images; see `targets.act_masks`."""
+        return targets.act_masks(masks, self.element, group=self.group, inverse=True, padding_mode=self.padding_mode)
+
+    def invert_masks(self, masks: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Masks on canonical images back to the inputs; see `targets.act_masks`."""
+        return targets.act_masks(masks, self.element, group=self.group, padding_mode=self.padding_mode)
+
+    def prior_loss(self, target: Tensor | None = None, *, beta: float | None = None) -> Tensor:
+        """`losses.prior_loss` of the activations."""
+        return losses.prior_loss(self.activations, target, beta=beta)
+
+    def contrastive_loss(self, *, normalize: bool = False) -> Tensor:
+        """`losses.contrastive_loss` of the vectors."""
+        if self.vectors is None:
+            raise ValueError("vectors: none here, since activations were given; no contrastive loss")
+        return losses.contrastive_loss(self.vectors, group=self.group, normalize=normalize)
+
+    def identity_rate(self) -> Tensor:
+        """Share of the batch that was canonical already; float32 scalar."""
+        return (self.element == 0).float().mean()
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.image.shape[-2], self.image.shape[-1]
+
+
+_TENSORS = tuple(field.name for field in fields(CanonicalForm) if field.name not in ("group", "padding_mode"))
+
+_pytree.register_pytree_node(
+    CanonicalForm,
+    lambda form: ([getattr(form, name) for name in _TENSORS], (form.group, form.padding_mode)),
+    lambda tensors, context: CanonicalForm(*tensors, *context),
+    serialized_type_name="equifast.CanonicalForm",
+)
+
+
+def canonicalize(
+    x: Tensor,
+    network: Network | None,
+    reference: Tensor | None,
+    *,
+    group: Group | str,
+    beta: float = 1.0,
+    similarity: str = "cosine",
+    preprocess: Network | None = None,
+    estimator: str = "straight_through",
+    padding_mode: str = "border",
+    score: Network | None = None,
+    activations: Tensor | None = None,
+) -> CanonicalForm:
+    """Choose a group element for each image by a network's vectors of its orbit, and undo it.
+
+    Equals, up to how gradients reach the choice (``estimator``)::
+
+        vectors = network(orbit(preprocess(x), group))                        # (E·B, d)
+        scores = orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)
+        image = act(x, scores.element, group=group, inverse=True)
+
+    Where nothing is to be differentiated, a module in eval mode is run on a CPU in cache-sized chunks of images: such
+    a module is taken to treat its rows one by one.
+
+    Args:
+        x: (B, C, H, W), floating.
+        network: any callable (N, C, h, w) → (N, d); or a `FusedNetwork` for the same group.
+        reference: (d,), what vectors are compared with; None if ``score`` is given.
+        group: such as ``"C4"``.
+        beta: inverse temperature of the softmax.
+        similarity: "cosine" or "dot".
+        preprocess: (B, C, H, W) → (B, C', h, w), before the orbit (a crop and a resize).
+        estimator: "straight_through", "angle", "soft", "gumbel" or "none"; see `estimators`.
+        padding_mode: "border" or "zeros", beyond the edge of an image.
+        score: vectors (E·B, d) → activations (E·B,) in place of the reference, such as a classifier's confidence.
+        activations: (B, E) from elsewhere (the direct method, EquiAdapt); then network and reference are None.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was expected and what came.
+    """
+    group = as_group(group)
+    checks.images("x", x)
+    checks.one_of("estimator", estimator, ESTIMATORS)
+    checks.padding_mode(padding_mode)
+    vectors = None
+    if activations is not None:
+        unused = {"network": network, "reference": reference, "score": score, "preprocess": preprocess}
+        for name, value in unused.items():
+            if value is not None:
+                raise ValueError(f"{name}: expected None, since activations are given")
+        scores = _select(activations, x, group, beta)
+    else:
+        if not callable(network):
+            raise TypeError(f"network: expected a callable, got {type(network).__name__}")
+        if (reference is None) == (score is None):
+            raise ValueError("reference: expected either it or score, got " + ("both" if score else "neither"))
+        small = x if preprocess is None else _preprocess(preprocess, x)
+        vectors = _orbit_vectors(small, network, group, padding_mode)
+        scores = _scores(vectors, reference, score, x, group, beta, similarity)
+        vectors = vectors.unflatten(0, (group.order, x.shape[0])).transpose(0, 1)
+    image, element = ESTIMATORS[estimator](x, scores, group, beta, padding_mode)
+    return CanonicalForm(image, element, scores.activations, scores.probabilities, vectors, group, padding_mode)
+
+
+def _preprocess(preprocess: Network, x: Tensor) -> Tensor:
+    small = preprocess(x)
+    checks.images("preprocess(x)", small)
+    if small.shape[0] != x.shape[0]:
+        raise ValueError(f"preprocess(x): expected {x.shape[0]} images as in x, got {small.shape[0]}")
+    return small
+
+
+def _select(activations: Tensor, x: Tensor, group: Group, beta: float, name: str = "activations") -> OrbitScores:
+    expected = (x.shape[0], group.order)
+    if activations.shape != expected:
+        raise ValueError(f"{name}: expected {expected} for {group}, got {tuple(activations.shape)}")
+    checks.floating(name, activations)
+    checks.same_device(**{"x": x, name: activations})
+    return ops.select(activations, beta)
+
+
+def _scores(
+    vectors: Tensor,
+    reference: Tensor | None,
+    score: Network | None,
+    x: Tensor,
+    group: Group,
+    beta: float,
+    similarity: str,
+) -> OrbitScores:
+    if score is not None:
+        values = score(vectors)
+        if values.shape != vectors.shape[:1]:
+            raise ValueError(f"score: expected to return ({vectors.shape[0]},), got {tuple(values.shape)}")
+        return _select(values.unflatten(0, (group.order, x.shape[0])).t(), x, group, beta, "score")
+    checks.tensor("reference", reference)
+    # A network in a narrow type may well be compared with a reference that is kept in a wide one.
+    common = torch.promote_types(vectors.dtype, reference.dtype)
+    return ops.orbit_scores(vectors.to(common), reference.to(common), group=group, beta=beta, similarity=similarity)
+
+
+def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str) -> Tensor:
+    """``network(orbit(x))``, (E·B, d), checked."""
+    fused = getattr(network, "orbit_group", None)
+    if fused is not None and (fused.name, network.padding_mode) != (group.name, padding_mode):
+        theirs, ours = f"{fused} with {network.padding_mode}", f"{group} with {padding_mode}"
+        raise ValueError(f"network: fused for {theirs} padding, called for {ours}")
+
+    def run(images: Tensor) -> Tensor:
+        members = images if fused is not None else ops.orbit(images, group, padding_mode=padding_mode)
+        vectors = network(members)
+        rows = group.order * images.shape[0]
+        if not isinstance(vectors, Tensor) or vectors.dim() != 2 or vectors.shape[0] != rows:
+            got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+            raise ValueError(f"network: expected to return ({rows}, d), got {got}")
+        return vectors
+
+    step = _chunk(x, network, group)
+    if step >= x.shape[0]:
+        return run(x)
+    vectors: Tensor | None = None
+    for start in range(0, x.shape[0], step):
+        images = x[start : start + step]
+        part = run(images).unflatten(0, (group.order, images.shape[0]))
+        if vectors is None:
+            vectors = part.new_empty(group.order, x.shape[0], part.shape[2])
+        vectors[:, start : start + step] = part
+    return vectors.flatten(0, 1)
+
+
+def _chunk(x: Tensor, network: Network, group: Group) -> int:
+    """Images to run at once: all of them, or as many as the cache holds where rows can be treated one by one."""
+    everything = max(x.shape[0], 1)
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or not isinstance(network, nn.Module):
+        return everything
+    orbit_bytes = group.order * x[:1].numel() * x.element_size()
+    fitting = max(CHUNK_BYTES * max(2, torch.get_num_threads()) // max(orbit_bytes, 1), 1)
+    if fitting >= everything:
+        return everything
+    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in network.parameters())):
+        return everything
+    return fitting if all(_treats_rows_alone(module) for module in network.modules()) else everything
+
+
+def _treats_rows_alone(module: nn.Module) -> bool:
+    if module.training:
+        return False
+    return not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is not None

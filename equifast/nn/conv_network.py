@@ -1,0 +1,69 @@
+"""The small convolutional network that scores an orbit."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from .folding import has_hooks, needs_grad, run
+
+
+class ConvNetwork(nn.Module):
+    """Strided convolutions, each with batch normalization and GELU, and a linear layer: (N, C, H, W) → (N, d).
+
+    The architecture and the ``state_dict`` of equiadapt's network of that name (its published checkpoints load), with
+    one correction: between the two, dropout drops features, not whole rows. In eval mode, where nothing is to be
+    differentiated, every normalization is folded into its convolution.
+
+    Args:
+        in_shape: ``(C, H, W)`` of its images.
+        out_channels: channels of the first layer; every third layer has twice as many as the one before it.
+        kernel_size: of all layers, each of stride 2.
+        num_layers: how many.
+        out_vector_size: d.
+
+    Raises:
+        ValueError: if ``in_shape`` is too small for so many layers of that kernel.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, int, int],
+        out_channels: int = 16,
+        kernel_size: int = 7,
+        num_layers: int = 3,
+        out_vector_size: int = 128,
+    ) -> None:
+        super().__init__()
+        if len(in_shape) != 3:
+            raise ValueError(f"in_shape: expected (C, H, W), got {tuple(in_shape)}")
+        if num_layers < 1:
+            raise ValueError(f"num_layers: expected at least 1, got {num_layers}")
+        channels, *size = in_shape
+        layers: list[nn.Module] = []
+        for i in range(num_layers):
+            widens = i % 3 == 2
+            out_channels, padding = (2 * out_channels, 1) if widens else (out_channels, 0)
+            size = [(n + 2 * padding - kernel_size) // 2 + 1 for n in size]
+            if min(size) < 1:
+                height, width = in_shape[1:]
+                raise ValueError(
+                    f"in_shape: {height}×{width} is too small for {num_layers} layers with kernel {kernel_size}: "
+                    f"nothing is left for layer {i + 1}"
+                )
+            conv = nn.Conv2d(channels, out_channels, kernel_size, stride=2, padding=padding)
+            layers += (conv, nn.BatchNorm2d(out_channels), nn.GELU())
+            channels = out_channels
+        features = channels * math.prod(size)
+        self.enc_network = nn.Sequential(*layers)
+        self.final_fc = nn.Sequential(
+            nn.BatchNorm1d(features), nn.Dropout(0.5), nn.ReLU(), nn.Linear(features, out_vector_size)
+        )
+        self.in_shape = tuple(in_shape)
+        self.out_vector_size = out_vector_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole = needs_grad(self, x) or has_hooks(self.enc_network)
+        y = self.enc_network(x) if whole else run(self.enc_network, x)
+        return self.final_fc(y.flatten(1))

@@ -1,0 +1,95 @@
+"""Folding of normalization and activation into the convolution before them, where nothing is to be differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: In-place forms of the activations kernels know, by the name they have there.
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y,
+    "relu": torch.relu_,
+    "gelu": torch.ops.aten.gelu_,
+    "silu": torch.ops.aten.silu_,
+}
+
+NAMES = {type(None): "none", nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
+
+
+def needs_grad(module: nn.Module, x: Tensor) -> bool:
+    """Whether a graph has to be recorded for ``module(x)``."""
+    return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in module.parameters()))
+
+
+def activation_name(module: nn.Module | None) -> str | None:
+    """The kernels' name of an elementwise activation, "none" of none; None if they don't know it."""
+    if type(module) is nn.GELU:
+        return "gelu" if module.approximate == "none" else None
+    return NAMES.get(type(module))
+
+
+def split_norm(norm: nn.Module | None) -> tuple[bool, nn.Module | None]:
+    """Whether `folded` can take ``norm`` as it stands, and the activation within it (timm's BatchNormAct2d has one)."""
+    if norm is None:
+        return True, None
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return False, None
+    inner = getattr(norm, "act", None)
+    plain = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) or is_norm_act(norm)
+    return plain and not norm.training and norm.running_mean is not None and not has_hooks(norm), inner
+
+
+def is_norm_act(norm: nn.Module) -> bool:
+    """Whether ``norm`` is batch normalization and then an activation in one module, with nothing between."""
+    drop = getattr(norm, "drop", None)
+    return isinstance(norm, nn.BatchNorm2d) and hasattr(norm, "act") and type(drop) in (nn.Identity, type(None))
+
+
+def folded(conv: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a convolution with the batch normalization after it, by its running statistics, in it.
+
+    ``F.conv2d(x, *folded(conv, norm))`` equals ``norm(conv(x))`` in eval mode. Types are the convolution's; the
+    arithmetic is in float32 or better. ``conv`` may be anything with ``weight`` and ``bias``.
+    """
+    if norm is None:
+        return conv.weight, conv.bias
+    wide = torch.promote_types(norm.running_mean.dtype, torch.float32)
+    scale = torch.rsqrt(norm.running_var.to(wide) + norm.eps)
+    if norm.affine:
+        scale = scale * norm.weight
+    shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+    bias = shift * scale
+    if norm.affine:
+        bias = bias + norm.bias
+    weight = conv.weight * scale[:, None, None, None]
+    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
+
+
+def run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """``nn.Sequential(*layers)(x)`` without a graph: each Conv2d with the normalization and activation after it."""
+    pending = list(layers)
+    while pending:
+        layer = pending.pop(0)
+        plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not has_hooks(layer)
+        if not plain:
+            x = layer(x)
+            continue
+        norm = pending[0] if pending and isinstance(pending[0], nn.BatchNorm2d) else None
+        foldable, inner = split_norm(norm)
+        norm = pending.pop(0) if foldable and norm is not None and inner is None else None
+        weight, bias = folded(layer, norm)
+        x = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        name = activation_name(pending[0]) if pending and not has_hooks(pending[0]) else None
+        if name is not None:
+            pending.pop(0)
+            x = IN_PLACE[name](x)
+    return x
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether more is attached to a module than its forward, which calling its kernel directly would leave out."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)

@@ -1,0 +1,124 @@
+"""A convolution of every orbit member, as a module."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .. import checks, ops
+from ..groups import Group, as_group
+from .folding import activation_name, folded, has_hooks, needs_grad, split_norm
+
+Size = int | tuple[int, int]
+
+
+class OrbitConv2d(nn.Module):
+    """``activation(norm(conv(orbit(x))))`` without the orbit: (B, C, H, W) → (E·B, C_out, H', W'), element-major.
+
+    Equals ``F.conv2d(equifast.orbit(x, group), weight, bias, …)``, then ``norm`` and ``activation`` if given. In eval
+    mode, where nothing is to be differentiated, the normalization is folded into the weight, and the activation (ReLU,
+    exact GELU, SiLU) applied while the output is still in cache.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as `torch.nn.Conv2d` has them.
+        group: such as ``"C4"``.
+        norm: a module on (N, C_out, H', W'), or None.
+        activation: a module after it, or None.
+        padding_mode: of the orbit ("border" or "zeros"); the convolution itself pads with zeros.
+
+    Raises:
+        ValueError: for a group or padding_mode there is none of.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        group: Group | str,
+        *,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        bias: bool = True,
+        norm: nn.Module | None = None,
+        activation: nn.Module | None = None,
+        padding_mode: str = "border",
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias)
+        self._adopt(conv, group, norm, activation, padding_mode)
+
+    @classmethod
+    def from_conv(
+        cls,
+        conv: nn.Conv2d,
+        group: Group | str,
+        *,
+        norm: nn.Module | None = None,
+        activation: nn.Module | None = None,
+        padding_mode: str = "border",
+    ) -> OrbitConv2d:
+        """The same convolution on the orbit, sharing ``conv``'s parameters whatever later becomes of them.
+
+        Raises:
+            ValueError: unless ``conv`` is a plain `torch.nn.Conv2d` with zero padding and ``groups=1``.
+        """
+        if type(conv) is not nn.Conv2d:
+            raise ValueError(f"conv: expected a plain torch.nn.Conv2d, got {type(conv).__name__}")
+        if conv.padding_mode != "zeros":
+            raise ValueError(f"conv: expected padding_mode zeros, got {conv.padding_mode}")
+        if conv.groups != 1:
+            raise ValueError(f"conv: expected groups=1, got {conv.groups}")
+        self = cls.__new__(cls)
+        nn.Module.__init__(self)
+        self._adopt(conv, group, norm, activation, padding_mode)
+        return self
+
+    def _adopt(
+        self,
+        conv: nn.Conv2d,
+        group: Group | str,
+        norm: nn.Module | None,
+        activation: nn.Module | None,
+        padding_mode: str,
+    ) -> None:
+        checks.padding_mode(padding_mode)
+        # The very dict: a parameter that is replaced (moved, loaded, sharded) is replaced in both.
+        self._parameters = conv._parameters
+        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self.group = as_group(group)
+        self.norm = norm
+        self.activation = activation
+        self.padding_mode = padding_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        foldable, inner = split_norm(self.norm)
+        name = activation_name(self.activation if inner is None else inner)
+        observed = self.activation is not None and has_hooks(self.activation)
+        if name is not None and foldable and not observed and not needs_grad(self, x):
+            y = self._convolve(x, *folded(self, self.norm), name)
+            return y if inner is None or self.activation is None else self.activation(y)
+        y = self._convolve(x, self.weight, self.bias, "none")
+        for layer in (self.norm, self.activation):
+            y = y if layer is None else layer(y)
+        return y
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+        return ops.orbit_conv2d(
+            x,
+            weight,
+            bias,
+            group=self.group,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            padding_mode=self.padding_mode,
+            activation=activation,
+        )
+
+    def extra_repr(self) -> str:
+        shape = " × ".join(map(str, self.weight.shape))
+        return (
+            f"{self.group}, weight {shape}, stride={self.stride}, padding={self.padding}, "
+            f"dilation={self.dilation}, bias={self.bias is not None}, padding_mode={self.padding_mode}"
+        )
