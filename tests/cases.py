@@ -1,0 +1,264 @@
+"""Groups, sizes, dtypes, tolerances, memory layouts and op samples that the op tests share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from equifast.groups import Group, as_group
+from equifast.representations import SIZES as REPRESENTATIONS
+from equifast.representations import channel_action
+
+GROUPS = [as_group(f"C{n}") for n in range(1, 13)] + [as_group(f"D{n}") for n in range(1, 9)]
+
+#: One of each kind: nothing to do, flips alone, exact, half turns exact, nothing exact, mixed, with and without flips.
+KINDS = [as_group(name) for name in ("C1", "C4", "C5", "C6", "C8", "D1", "D3", "D4", "D8")]
+
+#: Square and not, odd and even, around the vector widths (16, 32), with more rows than one band or one part holds.
+SHAPES = [(1, 1), (1, 6), (5, 1), (2, 3), (7, 7), (16, 16), (17, 33), (32, 32), (20, 15), (47, 47), (130, 9)]
+
+TOLERANCES = {
+    torch.float64: {"rtol": 1e-12, "atol": 1e-12},
+    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
+    torch.float16: {"rtol": 2e-3, "atol": 2e-3},
+    torch.bfloat16: {"rtol": 1.6e-2, "atol": 1.6e-2},
+}
+DTYPES = list(TOLERANCES)
+EXACT = {"rtol": 0.0, "atol": 0.0}
+PADDING_MODES = ["border", "zeros"]
+
+#: Ways an image batch can lie in memory; some repeat what they are given.
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "batch_last": lambda x: x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "every_other_column": lambda x: torch.stack((x, -x), -1).flatten(-2)[..., ::2],
+    "every_other_row": lambda x: torch.stack((x, -x), -2).flatten(-3, -2)[..., ::2, :],
+    "cropped": lambda x: torch.nn.functional.pad(x, (1, 2, 3, 1, 1, 0), value=9.0)[:, 1:, 3:-1, 1:-2],
+    "one_image": lambda x: x[:1].expand_as(x),
+    "one_channel": lambda x: x[:, :1].expand_as(x),
+    "one_row": lambda x: x[:, :, :1].expand_as(x),
+    "one_column": lambda x: x[..., :1].expand_as(x),
+    "one_pixel": lambda x: x[:, :, :1, :1].expand_as(x),
+    "overlapping": lambda x: x.flatten().as_strided(x.shape, (x.shape[3], 1, 1, 1)),
+}
+
+
+def rand(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Uniform in [-1, 1), the same values (but for rounding) in every dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(shape, dtype=torch.float64, generator=generator) * 2 - 1).to(dtype)
+
+
+def ids(group: Group | str, batch: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(as_group(group).order, (batch,), generator=generator)
+
+
+def every(group: Group | str) -> Tensor:
+    return torch.arange(as_group(group).order)
+
+
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    """Bit for bit, up to the sign of zero."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def assert_near(actual: Tensor, expected: Tensor, scale: float = 1.0) -> None:
+    """Within the tolerance of the actual dtype, whatever the expected one; integers are equal."""
+    tolerance = {name: scale * value for name, value in TOLERANCES.get(actual.dtype, EXACT).items()}
+    torch.testing.assert_close(actual.double(), expected.double(), equal_nan=True, **tolerance)
+
+
+def assert_near_overall(actual: Tensor, expected: Tensor, scale: float = 1.0, about: str = "") -> None:
+    """Relative to the largest entry, as befits sums over many pixels of which some cancel."""
+    largest = max(expected.abs().max().item(), 1.0) if expected.numel() else 1.0
+    atol = scale * TOLERANCES.get(actual.dtype, EXACT)["rtol"] * largest
+    torch.testing.assert_close(
+        actual.double(), expected.double(), rtol=0, atol=atol, equal_nan=True, msg=lambda m: f"{about}: {m}"
+    )
+
+
+def is_exact(group: Group | str, element: int, shape: tuple[int, int]) -> bool:
+    """Whether an element maps a pixel grid of that shape onto itself."""
+    a, b, c, d = (abs(v) for v in as_group(group).matrix(element))
+    return (a, b, c, d) == (1, 0, 0, 1) or (shape[0] == shape[1] and (a, b, c, d) == (0, 1, 1, 0))
+
+
+def exact_elements(group: Group | str, shape: tuple[int, int]) -> list[int]:
+    return [e for e in range(as_group(group).order) if is_exact(group, e, shape)]
+
+
+class Problem(NamedTuple):
+    """A group and an image batch for it, as few words in a report."""
+
+    group: Group
+    dtype: torch.dtype
+    shape: tuple[int, int]
+    batch: int
+    copies: int
+    layout: str
+    padding_mode: str
+
+    def images(self, representation: str = "trivial", *, members: bool = False, seed: int = 0) -> Tensor:
+        """(B, C, H, W) or, with all members of its orbit, (E·B, C, H, W)."""
+        batch = self.batch * (self.group.order if members else 1)
+        channels = self.copies * REPRESENTATIONS[representation](self.group.order)
+        return LAYOUTS[self.layout](rand(batch, channels, *self.shape, dtype=self.dtype, seed=seed))
+
+
+def problems(*, min_batch: int = 0) -> st.SearchStrategy[Problem]:
+    side = st.integers(1, 40)
+    shapes = st.one_of(st.sampled_from(SHAPES), side.map(lambda n: (n, n)), st.tuples(side, side))
+    return st.builds(
+        Problem,
+        group=st.sampled_from(GROUPS),
+        dtype=st.sampled_from(DTYPES),
+        shape=shapes,
+        batch=st.integers(min_batch, 4),
+        copies=st.sampled_from([1, 3, 5]),
+        layout=st.sampled_from(list(LAYOUTS)),
+        padding_mode=st.sampled_from(PADDING_MODES),
+    )
+
+
+CONVOLUTIONS = [{}, {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}, {"padding": "same"}]
+
+
+def differentiable(
+    group: Group, shape: tuple[int, int], dtype: torch.dtype, batch: int = 2
+) -> Iterator[tuple[str, Callable, tuple[Tensor, ...]]]:
+    """``(name, function of (library, *leaves), leaves)`` of every public op and each of its options."""
+    e = group.order
+
+    def warps(representation, inverse, padding_mode):
+        c = REPRESENTATIONS[representation](e)
+        options = {"group": group, "representation": representation, "padding_mode": padding_mode}
+        element = ids(group, batch)
+        yield (
+            f"act {representation}",
+            lambda library, x: library.act(x, element, inverse=inverse, **options),
+            (rand(batch, c, *shape, dtype=dtype),),
+        )
+        yield (
+            f"orbit_average {representation}",
+            lambda library, y, weights: library.orbit_average(y, weights, **options),
+            (rand(e * batch, c, *shape, dtype=dtype), rand(batch, e, dtype=dtype, seed=1)),
+        )
+
+    for padding_mode in ("border", "zeros"):
+        yield (
+            f"orbit {padding_mode}",
+            lambda library, x, mode=padding_mode: library.orbit(x, group, padding_mode=mode),
+            (rand(batch, 2, *shape, dtype=dtype),),
+        )
+    yield from warps("trivial", True, "border")
+    yield from warps("regular", False, "zeros")
+    yield from warps("vector", False, "border")
+    for options in CONVOLUTIONS:
+        for bias in ((), (rand(4, dtype=dtype, seed=2),)):
+            yield (
+                f"orbit_conv2d {options}",
+                lambda library, *leaves, options=options: library.orbit_conv2d(*leaves, group=group, **options),
+                (rand(batch, 2, *shape, dtype=dtype), rand(4, 2, 3, 3, dtype=dtype, seed=1), *bias),
+            )
+    for similarity in ("cosine", "dot"):
+        for outputs in (slice(0, 1), slice(1, 2), slice(0, 2)):
+            yield (
+                f"orbit_scores {similarity} {outputs.start}:{outputs.stop}",
+                lambda library, v, r, similarity=similarity, outputs=outputs: library.orbit_scores(
+                    v, r, group=group, beta=1.7, similarity=similarity
+                )[outputs],
+                (rand(e * batch, 7, dtype=dtype), rand(7, dtype=dtype, seed=1)),
+            )
+    for normalize in (False, True):
+        yield (
+            f"contrastive_loss {normalize}",
+            lambda library, v, normalize=normalize: library.contrastive_loss(v, group=group, normalize=normalize),
+            (rand(e * batch, 7, dtype=dtype),),
+        )
+
+
+class Sample(NamedTuple):
+    """Arguments of one op as ``torch.ops.equifast`` has it."""
+
+    op: str
+    args: tuple
+
+    def run(self) -> tuple[Tensor, ...]:
+        out = getattr(torch.ops.equifast, self.op)(*self.args)
+        return out if isinstance(out, tuple) else (out,)
+
+    def __str__(self) -> str:
+        words = [self.op]
+        for arg in self.args:
+            if isinstance(arg, Tensor):
+                words.append("x".join(map(str, arg.shape)))
+            elif isinstance(arg, list | tuple) and len(arg) > 3:
+                words.append(f"[{len(arg)}]")
+            else:
+                words.append(str(arg).replace(" ", ""))
+        return "-".join(words)
+
+
+def samples(
+    dtype: torch.dtype, *, batch: int = 2, layout: str = "contiguous", requires_grad: bool = False
+) -> Iterator[Sample]:
+    """Every op of schemas.txt, with each of its options on and off at least once."""
+    lay_out = LAYOUTS[layout]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    seeds = itertools.count()
+
+    def new(*shape, dtype=dtype):
+        return rand(*shape, dtype=dtype, seed=next(seeds)).requires_grad_(requires_grad)
+
+    def images(*shape):
+        *lead, c, h, w = shape
+        x = lay_out(rand(*shape, dtype=dtype, seed=next(seeds)).reshape(-1, c, h, w)).unflatten(0, lead)
+        return x.detach().requires_grad_(requires_grad)
+
+    options = [("C4", "trivial", "border", False), ("D3", "vector", "zeros", True), ("C8", "regular", "border", True)]
+    for name, representation, padding_mode, adjoint in options:
+        group = as_group(name)
+        order, c = group.order, REPRESENTATIONS[representation](group.order)
+        table = list(group.action_table(inverse=True))
+        action = (table, *map(list, channel_action(group, representation, inverse=True)), padding_mode)
+        for weights in (None, new(batch, order, dtype=wide)):
+            yield Sample("orbit", (images(batch, c, 5, 5), weights, *action, adjoint))
+            yield Sample("orbit_average", (images(order, batch, c, 5, 6), weights, *action, adjoint))
+            yield Sample("orbit_average", (images(batch, c, 5, 6), weights, *action, not adjoint))
+        yield Sample("act", (images(batch, c, 4, 5), ids(group, batch), *action, adjoint))
+        yield Sample("orbit_inner", (images(batch, c, 4, 4), images(order, batch, c, 4, 4), *action))
+        yield Sample("orbit_inner", (images(order, batch, c, 4, 4), images(batch, c, 4, 4), *action))
+        yield Sample("orbit_inner", (images(batch, c, 4, 4), images(batch, c, 4, 4), *action))
+
+        h, w, stride, padding, dilation = 7, 8, [2, 1], [1, 0], [1, 2]
+        conv = (new(3, 2, 3, 2), table, stride, padding, dilation, padding_mode)
+        bias = new(3) if adjoint else None
+        yield Sample("orbit_conv2d", (images(batch, 2, h, w), conv[0], bias, *conv[1:], "none"))
+        if not requires_grad:
+            yield Sample("orbit_conv2d", (images(batch, 2, h, w), conv[0], bias, *conv[1:], "relu"))
+            if dtype == torch.float32:  # the one type that its kernel takes
+                direct = (images(batch, 2, h, w), conv[0], bias, *conv[1:])
+                yield Sample("orbit_conv2d_direct", (*direct, "gelu", adjoint))
+            grad = images(order * batch, 3, 4, 6)
+            for needs in ([True, True, True], [adjoint, not adjoint, False]):
+                yield Sample("orbit_conv2d_backward", (grad, images(batch, 2, h, w), *conv, needs))
+
+        vectors, reference = new(order * batch, 5), new(5)
+        cosine, normalize = adjoint, representation == "regular"
+        yield Sample("orbit_scores", (vectors, reference, order, 1.5, cosine))
+        yield Sample("contrastive_loss", (vectors, order, normalize))
+        if not requires_grad:
+            probabilities = new(batch, order).softmax(1)
+            grads = new(batch, order), new(batch, order)
+            for pair in (grads, (grads[0], None), (None, grads[1])):
+                yield Sample("orbit_scores_backward", (*pair, vectors, reference, probabilities, 1.5, cosine))
+            gram = new(batch, order, order, dtype=wide)
+            yield Sample("contrastive_loss_backward", (new(), vectors, gram, normalize))

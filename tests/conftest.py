@@ -1,0 +1,27 @@
+"""For every test: poisoned memory, one thread, and what hypothesis may take."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("equifast", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.load_profile("equifast")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """Every ``empty`` in Python or C++ starts as NaN or the largest integer, so an element never written shows."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors here are small, and threads that wait for each other on a busy machine cost up to a hundredfold."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

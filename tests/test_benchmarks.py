@@ -1,0 +1,334 @@
+"""The benchmarks' own arithmetic, that their contenders compute the same, and what the report says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks import __main__ as cli
+from benchmarks import (
+    act,
+    canonicalize,
+    contenders,
+    eager,
+    estimator,
+    memory,
+    orbit,
+    orbit_conv2d,
+    orbit_scores,
+    published,
+    report,
+    results,
+    training,
+)
+from benchmarks.harness import Case, Contender, Options, Spread, Timings, direct, largest_difference, run
+from benchmarks.network import ConvNetwork, resnet50
+from benchmarks.settings import GROUPS, Setting, quick, weights
+from benchmarks.targets import TARGETS, Target
+
+CPU = torch.device("cpu")
+TINY = {group: Setting(group, batch=3, size=40, resize=32, layers=2, vector=16) for group in GROUPS}
+OPTIONS = Options(CPU, rounds=2, quick=True)
+
+
+def numbers(generator: torch.Generator) -> tuple[torch.Tensor]:
+    return (torch.rand(4, generator=generator),)
+
+
+def trial(*entries: Contender, rounds: int = 3, inputs=numbers) -> Timings:
+    compare = lambda got, expected, name: largest_difference(got, expected, 1e-6)  # noqa: E731
+    case = Case("trial", Setting("C4"), inputs, list(entries), "eager", compare)
+    return run(case, Options(CPU, rounds))
+
+
+def test_spread():
+    assert Spread.of([4.0]) == Spread(4.0, 4.0, 4.0)
+    assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0)
+
+
+def test_ratio_is_taken_within_rounds():
+    # A machine twice as slow in the second round doubles both: the ratio doesn't see it.
+    assert results.ratio([4.0, 8.0, 4.0], [2.0, 4.0, 2.0]) == Spread(2.0, 2.0, 2.0)
+
+
+def test_run_times_every_contender_once_a_round():
+    found = trial(Contender("eager", lambda: direct(torch.neg)), Contender("ours", lambda: direct(lambda x: -x)))
+    assert {name: len(times) for name, times in found.times.items()} == {"eager": 3, "ours": 3}
+    assert not found.errors
+    assert all(time > 0 for times in found.times.values() for time in times)
+
+
+def test_run_takes_turns_on_fresh_inputs():
+    seen: dict[str, list[float]] = {"eager": [], "ours": []}
+    order: list[str] = []
+
+    def watch(name: str):
+        def bind(x: torch.Tensor):
+            seen[name].append(x.sum().item())
+            order.append(name)
+            return lambda: x
+
+        return bind
+
+    trial(*(Contender(name, partial(watch, name)) for name in seen))
+    assert seen["eager"] == seen["ours"]
+    assert len(set(seen["eager"])) == len(seen["eager"]) == 5
+    assert order[-6:] == ["eager", "ours", "ours", "eager", "eager", "ours"]
+
+
+def test_run_gives_no_time_to_a_wrong_output_or_a_failure():
+    def broken():
+        raise RuntimeError("no compiler at /usr/local/bin/cc")
+
+    def fails(x):
+        raise ValueError("not today")
+
+    found = trial(
+        Contender("eager", lambda: direct(torch.neg)),
+        Contender("wrong", lambda: direct(torch.abs)),
+        Contender("broken", broken),
+        Contender("failing", lambda: direct(fails)),
+        Contender("limit", lambda: direct(torch.clone), checked=False),
+    )
+    assert set(found.times) == {"eager", "limit"}
+    assert found.errors["wrong"].startswith("wrong output: differs by")
+    assert found.errors["failing"] == "ValueError: not today"
+    assert found.errors["broken"] == "RuntimeError: no compiler at …"
+
+
+def test_run_checks_nothing_against_a_missing_reference():
+    def broken():
+        raise RuntimeError("gone")
+
+    found = trial(Contender("eager", broken), Contender("ours", lambda: direct(torch.neg)))
+    assert not found.times
+    assert found.errors["ours"].startswith("unchecked")
+
+
+def test_largest_difference_refuses_nan_and_shapes():
+    x = torch.zeros(2)
+    assert largest_difference(x, x, 0.0) is None
+    assert "differs" in largest_difference(x * float("nan"), x, 1.0)
+    assert "shape" in largest_difference(x[:1], x, 1.0)
+
+
+@pytest.fixture
+def timings() -> Timings:
+    times = {"equiadapt": [90.0, 100.0], "eager": [20.0, 22.0], "compile": [15.0, 17.0], "limit": [5.0, 5.0]}
+    return Timings(times | {"equifast-cpu": [10.0, 10.0]}, {"other": "no such thing"})
+
+
+def test_rows_and_verdicts(timings):
+    setting = Setting("C4")
+    rows = {row["contender"]: row for row in results.rows("canonicalize", setting, timings)}
+    assert list(rows) == ["equiadapt", "eager", "compile", "equifast-cpu", "limit", "other"]
+    assert rows["equiadapt"]["ratio"]["median"] == 9.5
+    assert "ratio" not in rows["equifast-cpu"]
+    assert rows["other"]["error"] == "no such thing"
+    first, second = results.verdicts("canonicalize", setting, timings, "cpu")
+    assert (first["against"], first["median"], first["target"], first["met"]) == ("equiadapt", 9.5, 8.0, True)
+    assert (second["against"], second["median"], second["met"]) == ("compile", 1.6, False)
+    assert json.loads(json.dumps([first, *rows.values()]))
+
+
+def test_verdicts_say_why_there_is_none(timings):
+    timings.errors["equiadapt"] = "not installed"
+    del timings.times["equiadapt"]
+    first, _ = results.verdicts("canonicalize", Setting("C4"), timings, "cpu")
+    assert first["met"] is None
+    assert first["error"] == "equiadapt: not installed"
+
+
+def test_targets_at_most(timings):
+    (found,) = results.verdicts("act, exact", Setting("C4"), timings, "cpu")
+    assert (found["median"], found["target"], found["met"]) == (2.0, 1.5, False)
+
+
+def test_targets_are_each_for_something_measured():
+    modules = vars(cli)
+    named = {value for name in cli.MEASURES for value in vars(modules[name]).values() if isinstance(value, str)}
+    named |= set(act.ELEMENTS)
+    assert {target.measure for target in TARGETS} <= named
+    assert Target("a", ("b",), 1.0, 2.0).number("cuda") == 2.0
+
+
+def test_split_takes_the_network_off():
+    times = {"equiadapt": [100.0], "equiadapt: network": [40.0], "equifast-cpu": [30.0], "limit": [2.0]}
+    whole, alone, outside = canonicalize.split(Timings(times | {"equifast-cpu: network": [25.0]}))
+    assert set(whole.times) == {"equiadapt", "equifast-cpu", "limit"}
+    assert alone.times == {"equiadapt": [40.0], "equifast-cpu": [25.0]}
+    assert outside.times == {"equiadapt": [60.0], "equifast-cpu": [5.0], "limit": [2.0]}
+    times["equifast-cpu: network"] = [50.0]
+    times["equiadapt: network"] = [29.0]
+    assert canonicalize.split(Timings(times))[2].times["equifast-cpu"] == [2.0]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("name", ["equiadapt", contenders.ours(CPU)])
+def test_pipelines_agree(group, name):
+    case = canonicalize.case(TINY[group], CPU)
+    bind = {c.name: c.build() for c in case.contenders if c.name in (name, "eager", name + canonicalize.SUFFIX)}
+    inputs = case.inputs(torch.Generator().manual_seed(0))
+    assert case.compare(bind[name](*inputs)(), bind["eager"](*inputs)(), name) is None
+    assert bind[name + canonicalize.SUFFIX](*inputs)().shape == (TINY[group].order * 3, 16)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("name", ["equiadapt", contenders.ours(CPU)])
+def test_training_steps_agree(group, name):
+    setting = TINY[group]
+    x = setting.images(torch.Generator().manual_seed(0), CPU)
+    got, expected = (training.step(training.pipeline(n, setting, CPU), x) for n in (name, "eager"))
+    assert training.agree(got, expected, exact=group != "C8") is None
+    assert training.agree((got[0] * 2, *got[1:]), expected, exact=False).startswith("loss")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_rewritten_path_is_the_packages(group):
+    found, why = published.package()
+    if found is None:
+        pytest.skip(f"equiadapt: {why}")
+    setting, state = TINY[group], weights(TINY[group])
+    theirs = published.model(setting, state, CPU, artifact=True).eval()
+    network = ConvNetwork(setting.small, 16, 7, setting.layers, setting.vector)
+    network.load_state_dict(state[0])
+    ours = published.Rewritten(network, setting, artifact=True).eval()
+    ours.reference_vector.copy_(state[1][None])
+    x = setting.images(torch.Generator().manual_seed(0), CPU)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.canonicalize(x), theirs.canonicalize(x), atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours.activations, theirs.activations, atol=1e-4, rtol=0)
+        small = eager.crop_resize(x, setting)
+        torch.testing.assert_close(ours.orbit(small), theirs.orbit(small), atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours.losses()[0], theirs.losses()[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(orbit.case(TINY[g], CPU) for g in GROUPS),
+        *(act.case("act", TINY[g], tuple(range(TINY[g].order)), CPU) for g in GROUPS),
+        *(estimator.case(n, TINY[g], CPU) for g in GROUPS for n in (estimator.BACKWARD, estimator.BOTH)),
+        *(make(TINY["C8"], 4, 5, 2, CPU) for make in (orbit_conv2d.forward, orbit_conv2d.backward)),
+        orbit_scores.case(Setting("C8", batch=5, size=1, vector=16), CPU),
+    ],
+    ids=lambda case: f"{case.measure}-{case.setting.group}",
+)
+def test_ops_agree(case):
+    found = run(case, OPTIONS)
+    assert found.errors in ({}, {"compile": "left out by --quick"})
+    assert {"eager", contenders.ours(CPU)} <= set(found.times)
+    assert all(len(times) == OPTIONS.rounds for times in found.times.values())
+
+
+def test_acts_agree():
+    x, element = torch.rand(8, 2, 9, 9), torch.arange(8)
+    first, *others = (way(x, element, "D4") for way in eager.ACTS)
+    for other in others:
+        torch.testing.assert_close(other, first, atol=1e-5, rtol=0)
+    torch.testing.assert_close(eager.act_by_element(others[0], element, "D4", inverse=False), x)
+
+
+def test_the_longer_limit_is_the_limit():
+    found = orbit_conv2d.one_limit(Timings({"limit: copy": [1.0], "limit: product": [2.0]}))
+    assert (found.times, found.notes) == ({"limit": [2.0]}, {"limit": "product"})
+
+
+def test_resnet50_is_the_usual_one():
+    assert sum(p.numel() for p in resnet50().parameters()) == 25_557_032
+
+
+def test_quick_keeps_an_image():
+    assert quick(Setting("C4", batch=1)).batch == 1
+    assert quick(Setting("C4")).batch == 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's account of the process")
+def test_peak_memory_is_of_the_step():
+    found = memory.peak("eager", Setting("C4", batch=4), CPU)
+    assert 1 < found < 500
+
+
+@pytest.fixture
+def stored(timings) -> dict:
+    conditions = results.conditions(CPU, 2, quick=False)
+    setting = Setting("C4")
+    rows, verdicts = (
+        results.rows("canonicalize", setting, timings),
+        results.verdicts("canonicalize", setting, timings, "cpu"),
+    )
+    return json.loads(json.dumps({"conditions": conditions, "rows": rows, "verdicts": verdicts}))
+
+
+def test_report_tells_wins_and_losses(stored):
+    page = report.page([stored])
+    assert "| canonicalize | C4 64×3×224×224 | faster than equiadapt | ≥ 8× | 9.5× (9.25–9.75) | yes |" in page
+    assert "* target missed: canonicalize, C4 64×3×224×224, against compile: wanted ≥ 1.7×, got 1.6×" in page
+    assert "| C4 64×3×224×224 | other | – | – | no such thing |" in page
+    assert f"## {report.GPU}" in page
+    assert "not yet measured" in page
+
+
+def test_report_tells_who_is_faster(stored):
+    for row in stored["rows"]:
+        if row["contender"] == "eager":
+            row["ratio"] = {"median": 0.5, "q1": 0.4, "q3": 0.6}
+    assert "* slower than eager: canonicalize, C4 64×3×224×224: it needs 0.5× (0.4–0.6)" in report.page([stored])
+
+
+def test_report_drops_the_empty_gpu_section_once_there_is_one(stored):
+    gpu = {"conditions": stored["conditions"] | {"kind": "cuda", "device": "A GPU"}, "rows": [], "verdicts": []}
+    assert "not yet measured" not in report.page([stored, gpu])
+
+
+def test_report_goes_between_the_markers(tmp_path, stored):
+    readme, docs = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.write([stored], docs, readme)
+    text = readme.read_text()
+    assert text.startswith(f"before\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nafter\n")
+    assert "old" not in text and "| canonicalize |" in text
+    report.write([stored], docs, readme)
+    assert readme.read_text() == text
+    assert docs.read_text() == report.page([stored])
+
+
+def test_report_leaves_a_readme_without_markers_alone():
+    assert report.insert("nothing here", "block") == "nothing here"
+    assert report.insert(f"{report.BEGIN} but no end", "block") == f"{report.BEGIN} but no end"
+
+
+def test_conditions_name_no_place(stored):
+    text = json.dumps(stored["conditions"])
+    assert stored["conditions"]["threads"] == torch.get_num_threads()
+    assert "/home" not in text and "/tmp" not in text and "/work" not in text
+
+
+def test_command_refuses_unknown_measures(capsys):
+    with pytest.raises(SystemExit):
+        cli.arguments(["--only", "orbits"])
+    assert "none of" in capsys.readouterr().err
+    assert cli.arguments(["--only", "orbit,act"]).only == ("orbit", "act")
+
+
+def test_command_writes_only_where_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(orbit_scores, "SETTING", Setting("C4", batch=16, size=1, layers=0, vector=8))
+    assert cli.main(["--quick", "--only", "orbit_scores", "--rounds", "2", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*.json")
+    found = json.loads(path.read_text())
+    assert found["conditions"]["quick"] and found["rows"] and found["verdicts"]
+    assert "orbit_scores and losses" in capsys.readouterr().out
+
+
+def test_command_outlives_a_failing_measure(monkeypatch):
+    def fails(options):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(orbit, "measure", fails)
+    rows, verdicts = cli.measure(Options(CPU, 1, only=("orbit",)))
+    assert rows == [{"measure": "orbit", "setting": "all", "contender": "all", "error": "RuntimeError: out of memory"}]
+    assert verdicts == []

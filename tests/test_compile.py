@@ -1,0 +1,118 @@
+"""Every op under torch.compile and torch.export: one graph, the same values, no recompilation."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from equifast import as_group, ops, orbit_scores, reference
+
+from .cases import assert_near, assert_same, differentiable, ids, rand
+
+GROUP = as_group("D3")
+CASES = {name: (function, leaves) for name, function, leaves in differentiable(GROUP, (6, 7), torch.float64)}
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def values_and_gradients(function, leaves):
+    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    out = function(*leaves)
+    out = out if isinstance(out, tuple) else (out,)
+    upstream = [rand(*o.shape, dtype=o.dtype, seed=9) for o in out]
+    return *(o.detach() for o in out), *torch.autograd.grad(out, leaves, upstream)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_ops_are_the_eager_ones(name):
+    function, leaves = CASES[name]
+    compiled = torch.compile(lambda *leaves: function(ops, *leaves), backend="aot_eager", fullgraph=True)
+    expected = values_and_gradients(lambda *leaves: function(ops, *leaves), leaves)
+    for actual, eager in zip(values_and_gradients(compiled, leaves), expected, strict=True):
+        assert_near(actual, eager)
+
+
+@pytest.mark.parametrize("op", ["orbit", "act", "orbit_average", "orbit_conv2d", "orbit_scores", "contrastive_loss"])
+def test_any_batch_after_the_second_size_is_compiled_already(op):
+    counter = CompileCounterWithBackend("aot_eager")
+    group = "C8"
+    weight, r, element = rand(4, 3, 3, 3), rand(5), ids(group, 8)
+    call = {
+        "orbit": lambda x, v: ops.orbit(x, group),
+        "act": lambda x, v: ops.act(x, element[: x.shape[0]], group=group, representation="trivial"),
+        "orbit_average": lambda x, v: ops.orbit_average(
+            ops.orbit(x, group), v[: x.shape[0], :1] * r[0:1].expand(8), group=group
+        ),
+        "orbit_conv2d": lambda x, v: ops.orbit_conv2d(x, weight, group=group, padding="same"),
+        "orbit_scores": lambda x, v: ops.orbit_scores(v, r, group=group),
+        "contrastive_loss": lambda x, v: ops.contrastive_loss(v, group=group),
+    }[op]
+    compiled = torch.compile(call, backend=counter, fullgraph=True)
+    for batch in (2, 3, 5, 8, 6):
+        x, v = rand(batch, 3, 6, 6), rand(8 * batch, 5)
+        out, expected = compiled(x, v), call(x, v)
+        for actual, eager in zip(
+            out if isinstance(out, tuple) else (out,),
+            expected if isinstance(expected, tuple) else (expected,),
+            strict=True,
+        ):
+            assert_near(actual, eager)
+    assert counter.frame_count == 2
+
+
+def test_ids_out_of_range_are_an_error_when_compiled_too():
+    compiled = torch.compile(lambda x, element: ops.act(x, element, group="C4"), backend="aot_eager", fullgraph=True)
+    x = rand(2, 3, 5, 5)
+    assert_same(compiled(x, torch.tensor([1, 3])), ops.act(x, torch.tensor([1, 3]), group="C4"))
+    with pytest.raises(RuntimeError, match=r"element: expected ids in \[0, 4\), got 4"):
+        compiled(x, torch.tensor([1, 4]))
+
+
+def pipeline(x, weight, bias, r):
+    """Score an orbit, undo the choice, average: forward and a loss to differentiate."""
+    vectors = ops.orbit_conv2d(x, weight, bias, group=GROUP, stride=2).relu().mean((2, 3))
+    scores = orbit_scores(vectors, r, group=GROUP, beta=2.0)
+    image = ops.act(x, scores.element, group=GROUP, inverse=True)
+    soft = ops.orbit_average(ops.orbit(x, GROUP), scores.probabilities, group=GROUP)
+    loss = ops.contrastive_loss(vectors, group=GROUP) + (image * soft).mean() + scores.activations.sum()
+    return image, loss
+
+
+@pytest.mark.slow
+def test_inductor_compiles_a_pipeline_of_all_ops():
+    leaves = rand(4, 3, 12, 12), rand(5, 3, 3, 3), rand(5), rand(5, seed=1)
+    grads = []
+    for run in (pipeline, torch.compile(pipeline, fullgraph=True)):
+        mine = [leaf.clone().requires_grad_() for leaf in leaves]
+        image, loss = run(*mine)
+        grads.append((image.detach(), loss.detach(), *torch.autograd.grad(loss, mine)))
+    for eager, compiled in zip(*grads, strict=True):
+        assert_near(compiled, eager)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exported_ops_take_any_batch(name):
+    function, leaves = CASES[name]
+    _, more = {n: (f, leaf) for n, f, leaf in differentiable(GROUP, (6, 7), torch.float64, batch=4)}[name]
+
+    class Module(torch.nn.Module):
+        def forward(self, *leaves):
+            return function(ops, *leaves)
+
+    batched = [tuple(a.shape) != tuple(b.shape) for a, b in zip(leaves, more, strict=True)]
+    if name.startswith("act"):
+        more = leaves  # its ids are of a fixed batch here
+        batched = [False] * len(batched)
+    dims = tuple({0: torch.export.Dim.AUTO} if b else None for b in batched)
+    exported = torch.export.export(Module(), leaves, dynamic_shapes=(dims,)).module()
+    out, expected = exported(*more), function(reference, *more)
+    for actual, eager in zip(
+        out if isinstance(out, tuple | list) else (out,),
+        expected if isinstance(expected, tuple) else (expected,),
+        strict=True,
+    ):
+        assert_near(actual, eager)

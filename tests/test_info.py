@@ -1,0 +1,86 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import equifast
+from equifast import info, native
+
+SECTIONS = {"versions", "build", "cpu", "cuda", "backends", "environment"}
+
+
+def run_info(path, *arguments, **variables):
+    """`python -m equifast.info` in a fresh interpreter that looks in `path` first."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("EQUIFAST_")} | variables
+    command = [sys.executable, "-m", "equifast.info", *arguments]
+    path = os.pathsep.join(map(str, path))
+    result = subprocess.run(command, env=env | {"PYTHONPATH": path}, cwd="/", capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the package as it is here, to be broken; the folder that holds it."""
+    source = Path(equifast.__file__).parent
+    shutil.copytree(source, tmp_path / "equifast", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_text_names_every_section(copy):
+    text = run_info([copy])
+    assert {line[:-1] for line in text.splitlines() if line.endswith(":") and line[0] != " "} >= SECTIONS - {
+        "environment"
+    }
+    assert "reference:         usable" in text
+
+
+def test_json_describes_this_process(copy):
+    found = json.loads(run_info([copy], "--json", EQUIFAST_BACKEND="reference"))
+    assert set(found) == SECTIONS
+    assert found["versions"]["equifast"] == equifast.__version__
+    assert found["build"] == info.build()
+    assert found["backends"]["chosen"] == {"cpu": "reference", "cuda": "reference"}
+    assert found["environment"]["EQUIFAST_BACKEND"] == "reference"
+
+
+@pytest.mark.parametrize("error", ["ModuleNotFoundError", "OSError", "RuntimeError"])
+def test_a_broken_torch_is_reported(copy, error):
+    (copy / "torch").mkdir()
+    (copy / "torch/__init__.py").write_text(f"raise {error}('broken on purpose')\n")
+    found = json.loads(run_info([copy], "--json"))
+    assert set(found) == SECTIONS
+    assert found["versions"]["torch"] == f"error: {error}: broken on purpose"
+    assert "broken on purpose" in found["cpu"]["threads"]
+    assert "broken on purpose" in found["cuda"]
+    assert "broken on purpose" in run_info([copy])
+
+
+def test_a_broken_library_is_reported(copy):
+    for library in ("_cpu.so", "_helper" + sysconfig.get_config_var("EXT_SUFFIX")):
+        (copy / "equifast" / library).write_bytes(b"not a shared library")
+    found = json.loads(run_info([copy], "--json"))
+    assert "_cpu.so" in found["backends"]["cpu"] and "can't be loaded" in found["backends"]["cpu"]
+    assert found["backends"]["chosen"]["cpu"] == "reference"
+    assert found["cpu"]["isa"].startswith("error: ImportError")
+
+
+def test_a_wrong_backend_name_is_reported(copy):
+    found = json.loads(run_info([copy], "--json", EQUIFAST_BACKEND="gpu"))
+    assert "expected one of auto, cpu, reference, got 'gpu'" in found["backends"]["chosen"]["cpu"]
+
+
+@pytest.mark.skipif(not native.build_info().get("native"), reason="this is a pure-Python build")
+def test_cpu_capability_can_be_forced(copy):
+    helper = native.helper()
+    assert helper.isas_built()[0] == "baseline"
+    assert set(helper.supported_isas()) <= set(helper.isas_built())
+    cpu = json.loads(run_info([copy], "--json", EQUIFAST_CPU_CAPABILITY="baseline"))["cpu"]
+    assert (cpu["isa"], cpu["vector_bits"]) == ("baseline", 128)
+    cpu = json.loads(run_info([copy], "--json", EQUIFAST_CPU_CAPABILITY="sse9"))["cpu"]
+    assert "EQUIFAST_CPU_CAPABILITY: expected one of baseline" in cpu["isa"] and "got 'sse9'" in cpu["isa"]

@@ -1,0 +1,165 @@
+"""orbit_scores: the definition, ties, and scores that are not finite."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from equifast import orbit_scores, reference
+
+from .cases import DTYPES, GROUPS, TOLERANCES, assert_near, assert_same, rand
+
+SIMILARITIES = ["cosine", "dot"]
+
+
+def orbit_of_vectors(group, batch, d, dtype=torch.float32, seed=0):
+    return rand(group.order * batch, d, dtype=dtype, seed=seed)
+
+
+@given(
+    group=st.sampled_from(GROUPS),
+    batch=st.sampled_from([0, 1, 2, 15, 16, 17, 40]),
+    d=st.sampled_from([1, 2, 15, 16, 17, 33, 128]),
+    dtype=st.sampled_from(DTYPES),
+    beta=st.sampled_from([0.0, 0.3, 1.0, 7.0, -2.0]),
+    similarity=st.sampled_from(SIMILARITIES),
+)
+@settings(max_examples=250)
+def test_orbit_scores_are_the_reference(group, batch, d, dtype, beta, similarity):
+    vectors, r = orbit_of_vectors(group, batch, d, dtype), rand(d, dtype=dtype, seed=1)
+    options = {"group": group, "beta": beta, "similarity": similarity}
+    out, expected = orbit_scores(vectors, r, **options), reference.orbit_scores(vectors, r, **options)
+    assert_near(out.activations, expected.activations)
+    assert_near(out.probabilities, expected.probabilities)
+    assert out.element.dtype == torch.int64
+    # Where the two disagree about the arg max, the choices tie within rounding.
+    wide = reference.orbit_scores(vectors.double(), r.double(), **options).activations
+    chosen = wide.gather(1, out.element[:, None]).squeeze(1)
+    rounding = 1e-12 if dtype == torch.float64 else 1e-4
+    assert (chosen >= wide.amax(1) - rounding).all() if batch else out.element.shape == (0,)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("group", GROUPS, ids=str)
+def test_probabilities_are_a_softmax_whatever_the_scale(group, similarity):
+    vectors, r = orbit_of_vectors(group, 5, 8), rand(8, seed=1)
+    for scale in (1e-4, 1.0, 1e4):
+        out = orbit_scores(scale * vectors, r, group=group, beta=3.0, similarity=similarity)
+        assert_near(out.probabilities.sum(1), torch.ones(5))
+        assert_near(out.probabilities, (3 * out.activations.double()).softmax(1))
+        assert_same(out.element, out.activations.argmax(1))
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_lowest_id_wins_a_tie(dtype, similarity):
+    group = next(g for g in GROUPS if g.name == "D4")
+    for first in range(group.order):
+        low, high = rand(group.order, 3, 6, dtype=dtype), rand(6, dtype=dtype, seed=2)
+        vectors = low.clone()
+        vectors[:] = -high
+        vectors[first:] = high
+        out = orbit_scores(vectors.flatten(0, 1), high, group=group, similarity=similarity)
+        assert out.element.tolist() == [first] * 3
+
+
+@given(
+    group=st.sampled_from([g for g in GROUPS if g.order > 1]),
+    bad=st.sampled_from([math.nan, math.inf, -math.inf]),
+    similarity=st.sampled_from(SIMILARITIES),
+    data=st.data(),
+)
+def test_a_score_that_is_not_finite_gives_the_identity_and_nan(group, bad, similarity, data):
+    dtype = data.draw(st.sampled_from(DTYPES))
+    e, b = data.draw(st.integers(0, group.order - 1)), data.draw(st.integers(0, 19))
+    vectors = rand(group.order, 20, 5, dtype=dtype)
+    clean = orbit_scores(vectors.flatten(0, 1), rand(5, dtype=dtype), group=group, similarity=similarity)
+    vectors[e, b, 2] = bad
+    out = orbit_scores(vectors.flatten(0, 1), rand(5, dtype=dtype), group=group, similarity=similarity)
+    assert out.element[b] == 0
+    assert out.probabilities[b].isnan().all()
+    assert not out.activations[b, e].isfinite()
+    others = torch.arange(20) != b
+    for actual, expected in zip(out, clean, strict=True):
+        assert_same(actual[others], expected[others])
+
+
+def test_nothing_outside_the_group_comes_of_a_bad_reference():
+    out = orbit_scores(rand(8 * 20, 5), torch.full((5,), math.nan), group="D4")
+    assert out.element.tolist() == [0] * 20
+    assert out.probabilities.isnan().all()
+
+
+def test_a_zero_vector_has_cosine_zero():
+    vectors = rand(4 * 2, 5)
+    vectors[2:4] = 0
+    out = orbit_scores(vectors, rand(5, seed=1), group="C4")
+    assert_same(out.activations[:, 1], torch.zeros(2))
+    out = orbit_scores(vectors, torch.zeros(5), group="C4")
+    assert_same(out.activations, torch.zeros(2, 4))
+    assert_near(out.probabilities, torch.full((2, 4), 0.25))
+    assert out.element.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_narrow_vectors_are_summed_in_a_wide_type(dtype):
+    vectors, r = torch.full((4 * 3, 4096), 0.25, dtype=dtype), torch.full((4096,), 0.125, dtype=dtype)
+    out = orbit_scores(vectors, r, group="C4", similarity="dot")
+    assert_near(out.activations, torch.full((3, 4), 128.0))
+    out = orbit_scores(16 * vectors, 16 * r, group="C4")
+    torch.testing.assert_close(out.activations, torch.ones(3, 4, dtype=dtype), **TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_any_layout(similarity):
+    for dtype in DTYPES:
+        vectors, r = rand(8 * 5, 6, dtype=dtype), rand(6, dtype=dtype, seed=1)
+        options = {"group": "D4", "similarity": similarity}
+        expected = orbit_scores(vectors, r, **options)
+        strided = torch.stack((vectors, -vectors), -1)[..., 0]
+        turned = vectors.t().contiguous().t()
+        for laid in (strided, turned):
+            for actual, same in zip(orbit_scores(laid, torch.stack((r, r), 1)[:, 1], **options), expected, strict=True):
+                assert_same(actual, same)
+        one = vectors[:1].expand_as(vectors)
+        for actual, same in zip(
+            orbit_scores(one, r[:1].expand(6), **options),
+            orbit_scores(one.clone(), r[:1].expand(6).clone(), **options),
+            strict=True,
+        ):
+            assert_same(actual, same)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_a_sample_depends_on_no_other_sample(similarity):
+    vectors, r = rand(8, 40, 19), rand(19, seed=1)
+    together = orbit_scores(vectors.flatten(0, 1), r, group="D4", similarity=similarity)
+    for b in (0, 15, 16, 39):
+        alone = orbit_scores(vectors[:, b], r, group="D4", similarity=similarity)
+        for actual, expected in zip(alone, together, strict=True):
+            assert_same(actual, expected[b : b + 1])
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_permuting_the_orbit_permutes_the_scores(similarity):
+    group = next(g for g in GROUPS if g.name == "D5")
+    vectors, r = rand(group.order, 3, 7), rand(7, seed=1)
+    before = orbit_scores(vectors.flatten(0, 1), r, group=group, similarity=similarity)
+    for h in range(group.order):
+        order = [group.compose(group.inverse(h), e) for e in range(group.order)]
+        after = orbit_scores(vectors[order].flatten(0, 1), r, group=group, similarity=similarity)
+        assert_same(after.activations, before.activations[:, order])
+        assert_near(after.probabilities, before.probabilities[:, order])
+        # The orbit of h·x prefers h times what the orbit of x prefers.
+        assert after.element.tolist() == [group.compose(h, e) for e in before.element.tolist()]
+
+
+def test_autocast_runs_in_float32():
+    vectors, r = rand(4 * 3, 6).bfloat16(), rand(6, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = orbit_scores(vectors, r, group="C4")
+    assert out.activations.dtype == out.probabilities.dtype == torch.float32
+    for actual, expected in zip(out, orbit_scores(vectors.float(), r, group="C4"), strict=True):
+        assert_same(actual, expected)

@@ -1,0 +1,204 @@
+"""Wheels as a user gets them: built from this tree, installed elsewhere, used from elsewhere."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from equifast import native
+
+ROOT = Path(__file__).resolve().parents[1]
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+COMPUTE = """
+import torch, equifast
+x = torch.rand(2, 3, 8, 8)
+expected = torch.cat([torch.rot90(x, -j, (2, 3)) for j in range(4)])
+assert torch.equal(equifast.orbit(x, "C4"), expected)
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree"),
+]
+needs_native = pytest.mark.skipif(not native.build_info().get("native"), reason="this is a pure-Python build")
+
+
+def run(command, cwd=ROOT, **variables):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("EQUIFAST_", "PYTHONPATH"))}
+    result = subprocess.run(command, cwd=cwd, env=env | variables, capture_output=True, text=True)
+    result.output = result.stdout + result.stderr
+    return result
+
+
+def build(destination, **variables):
+    """The wheel of this tree, what the build printed, and the folder it was installed into."""
+    wheel = [
+        *PIP,
+        "wheel",
+        "--verbose",
+        "--no-build-isolation",
+        "--no-deps",
+        "--wheel-dir",
+        destination,
+        ROOT,
+    ]
+    built = run(wheel, **variables)
+    assert built.returncode == 0, built.output
+    (path,) = destination.glob("*.whl")
+    target = destination / "site"
+    installed = run([*PIP, "install", "--quiet", "--no-deps", "--target", target, path])
+    assert installed.returncode == 0, installed.output
+    return path, built.output, target
+
+
+def python(code, target, **variables):
+    """Runs `code` far from the source tree, with the installed copy first on the path."""
+    check = f"import equifast; assert equifast.__file__.startswith({str(target)!r}), equifast.__file__\n"
+    return run([sys.executable, "-c", check + code], cwd=target.parent, PYTHONPATH=str(target), **variables)
+
+
+@pytest.fixture(scope="module")
+def native_wheel(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("native"), EQUIFAST_REQUIRE_NATIVE="1")
+
+
+@pytest.fixture(scope="module")
+def pure_wheel(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("pure"), EQUIFAST_NATIVE="0")
+
+
+def contents(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def source_files():
+    names = {str(path.relative_to(ROOT)) for path in (ROOT / "equifast").rglob("*.py")}
+    return names | {"equifast/py.typed", "equifast/ops/schemas.txt", "equifast/_build.json"}
+
+
+@needs_native
+def test_native_wheel_contents(native_wheel):
+    wheel, output, _ = native_wheel
+    extra = contents(wheel) - source_files()
+    assert source_files() <= contents(wheel)
+    assert {name.split(".")[0] for name in extra} == {"equifast/_cpu", "equifast/_helper"} and len(extra) == 2
+    assert "native build in build/" in output
+
+
+@needs_native
+def test_native_wheel_works_elsewhere(native_wheel):
+    _, _, target = native_wheel
+    code = """
+from equifast import backends, native
+assert native.cpu_error() is None, native.cpu_error()
+assert native.build_info()["isas"] == native.helper().isas_built()
+assert backends.choose("cpu") == "cpu"
+"""
+    for isa in native.helper().supported_isas():
+        result = python(COMPUTE + code, target, EQUIFAST_CPU_CAPABILITY=isa)
+        assert result.returncode == 0, result.output
+
+
+@needs_native
+def test_every_schema_is_registered(native_wheel):
+    _, _, target = native_wheel
+    lines = (ROOT / "equifast/ops/schemas.txt").read_text().splitlines()
+    names = [line.split("(")[0].strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    code = f"""
+import torch
+from equifast import native
+assert native.load_cpu()
+missing = [name for name in {names!r} if not hasattr(torch.ops.equifast, name)]
+assert not missing, missing
+"""
+    result = python(code, target)
+    assert names and result.returncode == 0, result.output
+
+
+@needs_native
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")
+def test_cpu_library_is_portable(native_wheel):
+    library = native_wheel[2] / "equifast/_cpu.so"
+    dynamic = run(["readelf", "--dynamic", "--wide", library]).stdout
+    symbols = run(["readelf", "--dyn-syms", "--wide", library]).stdout
+    assert "[libtorch_cpu.so]" in dynamic
+    assert not any(word in dynamic for word in ("RPATH", "RUNPATH", "libpython", "libtorch_python"))
+    assert not [line for line in symbols.splitlines() if line.split()[-1:] and line.split()[-1].startswith("Py")]
+    for place in (str(ROOT), sys.prefix):
+        assert place.encode() not in library.read_bytes()
+
+
+@needs_native
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+@pytest.mark.skipif("avx2" not in native.build_info().get("isas", ()), reason="one variant only")
+def test_shared_code_runs_on_every_cpu(native_wheel):
+    """AVX instructions only in functions of an AVX variant or private to one source file, never in one that
+    the linker may have shared among variants."""
+    library = native_wheel[2] / "equifast/_cpu.so"
+    leaks, seen, function = set(), 0, ""
+    for line in run(["objdump", "--disassemble", "--no-show-raw-insn", library]).stdout.splitlines():
+        if line.endswith(">:"):
+            function = line.split("<")[1]
+        elif "%ymm" in line or "%zmm" in line or "\tv" in line:
+            seen += 1
+            if not any(owner in function for owner in ("_GLOBAL__N_", "4avx2", "6avx512")):
+                leaks.add(function)
+    assert seen and not leaks
+
+
+def test_pure_wheel_computes(pure_wheel):
+    wheel, output, target = pure_wheel
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert contents(wheel) == source_files()
+    assert "equifast: pure-Python build without native libraries: EQUIFAST_NATIVE=0" in output
+    result = python(COMPUTE, target)
+    assert result.returncode == 0, result.output
+
+
+def test_forced_backend_without_its_library_raises_at_the_call(pure_wheel):
+    code = """
+import torch, equifast  # neither may raise
+try:
+    equifast.orbit(torch.rand(2, 3, 8, 8), "C4")
+except RuntimeError as error:
+    print(error)
+"""
+    result = python(code, pure_wheel[2], EQUIFAST_BACKEND="cpu")
+    assert result.returncode == 0, result.output
+    assert "EQUIFAST_BACKEND=cpu can't run cpu tensors: _cpu.so was not built: EQUIFAST_NATIVE=0" in result.stdout
+
+
+def test_missing_compiler_gives_a_pure_wheel(tmp_path):
+    wheel, output, target = build(tmp_path, CXX="/nonexistent/c++")
+    reason = "no C++ compiler (/nonexistent/c++ not found)"
+    assert f"equifast: pure-Python build without native libraries: {reason}" in output
+    assert json.loads((target / "equifast/_build.json").read_text()) == {"native": False, "reason": reason}
+    assert python(COMPUTE, target).returncode == 0
+
+
+def test_native_can_be_required():
+    result = run([sys.executable, "setup.py", "build"], CXX="/nonexistent/c++", EQUIFAST_REQUIRE_NATIVE="1")
+    assert result.returncode != 0
+    assert "EQUIFAST_REQUIRE_NATIVE=1, but the native libraries can't be built: no C++ compiler" in result.stderr
+
+
+@needs_native
+def test_a_compile_error_is_no_fallback(tmp_path):
+    for name in ("setup.py", "CMakeLists.txt", "pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("equifast/__init__.py", "equifast/ops/schemas.txt", "csrc/cpu_isa.h", "csrc/helper.cpp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "csrc/ops.cpp").write_text("#error on purpose\n")
+    (tmp_path / "csrc/cpu").mkdir()
+    (tmp_path / "csrc/cpu/empty.cpp").write_text("")
+    result = run([sys.executable, "setup.py", "build"], cwd=tmp_path)
+    assert result.returncode != 0
+    assert "error on purpose" in result.output and "the native build failed" in result.output
+    assert "pure-Python" not in result.output

@@ -1,0 +1,175 @@
+"""The reference itself against oracles that share nothing with it: rot90, grid_sample, loops."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from equifast import reference
+from equifast.groups import ROW
+from equifast.reference import select
+
+from .cases import (
+    DTYPES,
+    GROUPS,
+    KINDS,
+    PADDING_MODES,
+    SHAPES,
+    assert_near,
+    assert_same,
+    exact_elements,
+    ids,
+    is_exact,
+    rand,
+)
+
+
+def grid_sampled(x, matrix, padding_mode):
+    """x read at matrix·p about the pixel centre, by torch's own sampler."""
+    height, width = x.shape[-2:]
+    y = torch.arange(height, dtype=torch.float64)[:, None] - (height - 1) / 2
+    x_ = torch.arange(width, dtype=torch.float64)[None] - (width - 1) / 2
+    a, b, c, d = matrix
+    # With align_corners, ±1 are the centres of the outermost pixels.
+    grid = torch.stack(((a * x_ + b * y) * 2 / (width - 1), (c * x_ + d * y) * 2 / (height - 1)), -1)
+    grid = grid.expand(x.shape[0], height, width, 2).to(x.dtype)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode=padding_mode, align_corners=True)
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("shape", [(2, 2), (7, 7), (12, 12), (9, 14), (20, 3)])
+@pytest.mark.parametrize("group", GROUPS, ids=str)
+def test_orbit_is_grid_sample(group, shape, padding_mode):
+    x = rand(2, 3, *shape, dtype=torch.float64)
+    members = reference.orbit(x, group, padding_mode=padding_mode).view(group.order, *x.shape)
+    for e in range(group.order):
+        # g⁻¹·x at p is x at g·p.
+        expected = grid_sampled(x, group.matrix(e), padding_mode)
+        torch.testing.assert_close(members[e], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("group", GROUPS, ids=str)
+def test_exact_members_are_rot90_and_flip(group, shape):
+    exact = exact_elements(group, shape)
+    turns = math.gcd(group.n, 4 if shape[0] == shape[1] else 2)
+    assert len(exact) == turns * (2 if group.reflections else 1)
+    for dtype in DTYPES:
+        x = rand(2, 3, *shape, dtype=dtype)
+        members = reference.orbit(x, group).unflatten(0, (group.order, 2))
+        for e in exact:
+            j, r = group.split(e)
+            expected = torch.rot90(x, -j * 4 // group.n, (2, 3))
+            assert_same(members[e], expected.flip(-1) if r else expected)
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (6, 1), (5, 5), (6, 4)])
+@pytest.mark.parametrize("group", GROUPS, ids=str)
+def test_sample_adjoint_is_the_transpose(group, shape, padding_mode):
+    size = math.prod(shape)
+    basis = torch.eye(size, dtype=torch.float64).view(size, *shape)
+    for row in reference.rows(group.action_table(inverse=True)):
+        matrix = reference.sample(basis, row, padding_mode).reshape(size, size)
+        adjoint = reference.sample_adjoint(basis, row, padding_mode).reshape(size, size)
+        assert_near(adjoint, matrix.T)
+        if padding_mode == "border":
+            assert_near(matrix.sum(0), torch.ones(size))
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("representation", ["trivial", "regular", "vector"])
+@pytest.mark.parametrize("group", KINDS, ids=str)
+def test_act_is_each_sample_by_itself(group, representation, padding_mode):
+    x, element = rand(7, 2 * group.order, 6, 6, dtype=torch.float64), ids(group, 7)
+    out = reference.act(x, element, group=group, representation=representation, padding_mode=padding_mode)
+    for b, e in enumerate(element.tolist()):
+        moved = grid_sampled(x[b : b + 1], group.matrix(group.inverse(e)), padding_mode)[0]
+        if representation == "regular":
+            source = [group.compose(group.inverse(e), k) for k in range(group.order)]
+            moved = moved.unflatten(0, (-1, group.order))[:, source].flatten(0, 1)
+        if representation == "vector":
+            rho = torch.tensor(group.matrix(e), dtype=torch.float64).view(2, 2)
+            moved = torch.einsum("ij,cjhw->cihw", rho, moved.unflatten(0, (-1, 2))).flatten(0, 1)
+        torch.testing.assert_close(out[b], moved, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("group", KINDS, ids=str)
+def test_act_with_inverse_undoes_exact_elements_and_is_orbit(group):
+    x = rand(group.order, 3, 8, 8)
+    element = torch.arange(group.order)
+    members = reference.orbit(x, group).unflatten(0, (group.order, group.order))
+    undone = reference.act(x, element, group=group, inverse=True)
+    assert_same(undone, members[element, element])
+    back = reference.act(undone, element, group=group)
+    for e in filter(lambda e: is_exact(group, e, (8, 8)), range(group.order)):
+        assert_same(back[e], x[e])
+
+
+def test_orbit_average_is_a_weighted_sum_of_acts(group=GROUPS[7]):
+    y, weights = rand(group.order * 3, 2, 6, 5, dtype=torch.float64), rand(3, group.order, dtype=torch.float64)
+    expected = torch.zeros(3, 2, 6, 5, dtype=torch.float64)
+    for e, member in enumerate(y.view(group.order, 3, 2, 6, 5)):
+        moved = reference.act(member, torch.full((3,), e), group=group)
+        expected += weights[:, e, None, None, None] * moved
+    assert_near(reference.orbit_average(y, weights, group=group), expected)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_orbit_scores_are_their_definition(similarity):
+    vectors, r = rand(6 * 4, 5, dtype=torch.float64), rand(5, dtype=torch.float64, seed=1)
+    out = reference.orbit_scores(vectors, r, group="D3", beta=2.5, similarity=similarity)
+    for b in range(4):
+        v = [vectors[e * 4 + b] for e in range(6)]
+        a = torch.stack([u @ r / (u.norm() * r.norm() if similarity == "cosine" else 1) for u in v])
+        assert_near(out.activations[b], a)
+        assert_near(out.probabilities[b], (2.5 * a).exp() / (2.5 * a).exp().sum())
+        assert out.element[b] == a.argmax()
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=8), st.floats(-3, 3))
+def test_select_takes_the_lowest_id_of_the_maximum(row, beta):
+    scores = torch.tensor([row])
+    out = select(scores, beta)
+    assert out.element.tolist() == [row.index(max(row))]
+    assert_same(out.activations, scores)
+    assert_near(out.probabilities, (beta * scores.double()).softmax(1))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 3])
+def test_select_gives_the_identity_and_nan_where_a_score_is_not_finite(bad, place):
+    scores = torch.tensor([[0.0, 1.0, 2.0, 3.0]] * 3)
+    scores[1, place] = bad
+    out = select(scores)
+    assert out.element.tolist() == [3, 0, 3]
+    assert out.probabilities.isnan().tolist() == [[False] * 4, [True] * 4, [False] * 4]
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_contrastive_loss_is_its_definition(normalize):
+    vectors = rand(4 * 3, 5, dtype=torch.float64)
+    total = 0.0
+    for b in range(3):
+        for e in range(4):
+            for h in range(4):
+                u, v = vectors[e * 3 + b], vectors[h * 3 + b]
+                scale = u.norm() * v.norm() if normalize else 1
+                total += abs((u @ v / scale).item()) * (e != h)
+    loss = reference.contrastive_loss(vectors, group="C4", normalize=normalize)
+    assert loss.item() == pytest.approx(total / (3 * 16), rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 6)])
+def test_factor_keeps_the_action_and_leaves_only_permutations_of_the_grid(shape):
+    for group in GROUPS:
+        table = group.action_table(inverse=True)
+        for e, row in enumerate(reference.rows(table)):
+            code, base = reference.factor(*row, square=shape[0] == shape[1])
+            assert reference.multiply(base, reference.quarter_turn(code)) == pytest.approx(group.matrix(e), abs=1e-15)
+            assert (base == reference.IDENTITY) == is_exact(group, e, shape)
+            assert shape[0] == shape[1] or code % 2 == 0
+        assert len(table) == ROW * group.order
