@@ -1,0 +1,102 @@
+"""``python -m benchmarks``: measure, compare with the targets, store, write docs/benchmarks.md and the README table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+from . import (
+    act,
+    canonicalize,
+    estimator,
+    memory,
+    orbit,
+    orbit_conv2d,
+    orbit_scores,
+    report,
+    results,
+    tax,
+    training,
+)
+from .harness import Options, reason
+
+MEASURES = {
+    "canonicalize": canonicalize,
+    "training": training,
+    "memory": memory,
+    "tax": tax,
+    "act": act,
+    "orbit": orbit,
+    "orbit_conv2d": orbit_conv2d,
+    "orbit_scores": orbit_scores,
+    "estimator": estimator,
+}
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks of equifast.")
+    parser.add_argument("--only", default="", help=f"comma-separated, of {', '.join(MEASURES)}; default: all")
+    parser.add_argument("--rounds", type=int, help="timed rounds (default 7; 3 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="an eighth of the batch, no torch.compile: a minute")
+    parser.add_argument("--out", type=Path, help="folder for the JSON; default: benchmarks/results for a full run")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--device", type=torch.device, help="default: cuda if there is one, else cpu")
+    options = parser.parse_args(given)
+    options.only = tuple(filter(None, options.only.split(",")))
+    for name in options.only:
+        if name not in MEASURES:
+            parser.error(f"--only: {name!r} is none of {', '.join(MEASURES)}")
+    return options
+
+
+def measure(options: Options) -> tuple[list[results.Row], list[results.Row]]:
+    """All rows and verdicts; a measure that fails as a whole says so in a row."""
+    rows, verdicts = [], []
+    for name in options.only or MEASURES:
+        begin = time.perf_counter()
+        try:
+            for more_rows, more_verdicts in MEASURES[name].measure(options):
+                rows += more_rows
+                verdicts += more_verdicts
+        except Exception as error:
+            rows.append({"measure": name, "setting": "all", "contender": "all", "error": reason(error)})
+        options.log(f"{name}: {time.perf_counter() - begin:.0f} s")
+        torch.compiler.reset()
+    return rows, verdicts
+
+
+def main(given: list[str] | None = None) -> int:
+    chosen = arguments(given)
+    torch.set_num_threads(chosen.threads)
+    warnings.filterwarnings("ignore", module="torch")
+    device = chosen.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rounds = chosen.rounds or (3 if chosen.quick else 7)
+    options = Options(device, rounds, chosen.quick, chosen.only, lambda line: print(line, file=sys.stderr))
+    run = {"conditions": results.conditions(device, rounds, chosen.quick)}
+    run["rows"], run["verdicts"] = measure(options)
+    print(report.page([run]))
+    complete = not chosen.quick and not chosen.only
+    folder = chosen.out or (report.RESULTS if complete else None)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{slug(device)}.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    if complete and chosen.out is None:
+        report.write(report.load())
+    return 0
+
+
+def slug(device: torch.device) -> str:
+    """File name of the results: ``cpu``, or the GPU's name."""
+    name = "cpu" if device.type == "cpu" else results.device_name(device)
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

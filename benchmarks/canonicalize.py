@@ -1,0 +1,91 @@
+"""`canonicalize` at inference: the whole, the network alone, and by difference everything outside the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from . import contenders, published
+from .harness import Case, Contender, Options, Timings, direct, noted, run
+from .results import Row, is_ours, rows, verdicts
+from .settings import Setting, further, headline
+
+MEASURE = "canonicalize"
+OUTSIDE = "canonicalize, outside the network"
+ALONE = "network on a ready orbit"
+SUFFIX = ": network"
+
+
+def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
+    for setting in headline(options.device) + further():
+        setting = options.setting(setting)
+        options.log(f"{MEASURE}: {setting}")
+        timings = run(case(setting, options.device), options)
+        whole, alone, outside = split(timings)
+        for name, part in ((MEASURE, whole), (ALONE, alone), (OUTSIDE, outside)):
+            yield rows(name, setting, part), verdicts(name, setting, part, options.device.type)
+
+
+def case(setting: Setting, device: torch.device) -> Case:
+    """All pipelines, each also with its network alone on the orbit that eager makes."""
+    made: dict[str, contenders.Pipeline] = {}
+
+    def get(name: str) -> contenders.Pipeline:
+        if name not in made:
+            made[name] = contenders.pipelines(device)[name](setting, device).train(False)
+        return made[name]
+
+    def whole(name: str):
+        infer = direct(get(name).infer)
+        return noted(lambda x, members: infer(x), get(name).note)
+
+    def alone(name: str):
+        network = direct(get(name).alone)
+        return lambda x, members: network(members)
+
+    # Compiling takes longer than all rounds of those two.
+    left_out = ("compile",) if setting.label in ("SAM", "CIFAR") else ()
+    names = [name for name in contenders.pipelines(device) if name not in left_out]
+    entries = [Contender(name, partial(whole, name)) for name in names]
+    both = ("equiadapt", "eager", contenders.ours(device))
+    entries += [Contender(name + SUFFIX, partial(alone, name), checked=False) for name in both]
+    entries.append(contenders.limit(lambda x, members: x.clone()))
+
+    def inputs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        x = setting.images(generator, device)
+        members = setting.images(generator, device, (setting.order * setting.batch, *setting.small))
+        return x, members
+
+    def compare(got: tuple, expected: tuple, name: str) -> str | None:
+        mask = partial(published.right, group=setting.group) if name == "equiadapt" else None
+        return contenders.same_choice(got, expected, setting, where=mask)
+
+    return Case(MEASURE, setting, inputs, entries, "eager", compare)
+
+
+def split(timings: Timings) -> tuple[Timings, Timings, Timings]:
+    """The whole, the network alone, and the difference of the two in each round.
+
+    From ours goes the quickest network of the round, whoever's; and as a network fused with its orbit may be quicker
+    than any alone, a difference counts as no less than the limit: the time it takes to write the images that come out.
+    """
+    whole, alone, outside = Timings(notes=dict(timings.notes)), Timings(), Timings()
+    floor = timings.times.get("limit")
+    for name, samples in timings.times.items():
+        (alone if name.endswith(SUFFIX) else whole).times[name.removesuffix(SUFFIX)] = samples
+    for name, why in timings.errors.items():
+        (alone if name.endswith(SUFFIX) else whole).errors[name.removesuffix(SUFFIX)] = why
+    for name, samples in whole.times.items():
+        if name in alone.times:
+            networks = alone.times.values() if is_ours(name) else [alone.times[name]]
+            rounds = zip(samples, zip(*networks, strict=True), floor or [0.0] * len(samples), strict=True)
+            outside.times[name] = [max(all_ - min(network), least) for all_, network, least in rounds]
+        elif name in alone.errors:
+            outside.errors[name] = alone.errors[name]
+    if floor:
+        outside.times["limit"] = floor
+    outside.errors |= {name: why for name, why in whole.errors.items() if name in ("equiadapt", *alone.times)}
+    return whole, alone, outside

@@ -1,0 +1,204 @@
+"""The whole pipeline as each contender runs it, all from the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+import equifast
+
+from . import eager, published
+from .harness import Contender, direct
+from .network import ConvNetwork
+from .settings import DTYPES, LAYOUTS, Setting, weights
+
+#: How much of a ready orbit ours gives its network at once when the network alone is timed: 32 rows of 3×96×96.
+CHUNK_BYTES = 32 * 3 * 96 * 96 * 4
+
+#: How far images may be from each other: float32 coordinates of a 45° rotation are off by 1e-5 pixel and more.
+TOLERANCE = {"float32": 2e-3, "bfloat16": 3e-2}
+
+
+def ours(device: torch.device) -> str:
+    """Name of the row of this process's equifast backend, such as ``equifast-cpu``."""
+    return f"equifast-{equifast.backends.choose(device.type)}"
+
+
+class Pipeline:
+    """One contender's canonicalizer: `infer`, `step`, and its `network` alone.
+
+    ``infer(x)`` returns the canonical images, the ids and the activations; ``losses(x)`` the three losses of a
+    training step; ``alone(rows)`` what the network makes of a ready orbit. ``note``: a remark for the tables.
+    """
+
+    note: str = ""
+
+    def __init__(self, setting: Setting, device: torch.device, module: nn.Module) -> None:
+        self.setting, self.device = setting, device
+        self.module = module.to(device, DTYPES[setting.dtype]).to(memory_format=LAYOUTS[setting.layout])
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        raise NotImplementedError
+
+    def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        raise NotImplementedError
+
+    def alone(self, rows: Tensor) -> Tensor:
+        return self.network(rows)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.module.network
+
+    def train(self, mode: bool) -> Pipeline:
+        self.module.train(mode)
+        return self
+
+    def dropout(self, p: float) -> None:
+        """Outputs of two contenders can be compared only without."""
+        for module in self.module.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.p = p
+
+
+class Equiadapt(Pipeline):
+    """The published package, or its path in our words."""
+
+    def __init__(self, setting: Setting, device: torch.device, *, artifact: bool = False) -> None:
+        state = weights(setting)
+        super().__init__(setting, device, published.model(setting, state, device, artifact=artifact))
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        image = self.module.canonicalize(x)
+        activations = self.module.activations
+        return image, activations.argmax(1), activations
+
+    def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self.module.canonicalize(x)
+        return self.module.losses()
+
+
+class Eager(Pipeline):
+    """Plain PyTorch. ``act``: the quickest of `eager.ACTS` for this setting."""
+
+    def __init__(self, setting: Setting, device: torch.device, *, artifact: bool = False) -> None:
+        state, reference = weights(setting)
+        network = ConvNetwork(setting.small, 16, 7, setting.layers, setting.vector)
+        network.load_state_dict(state)
+        module = nn.Module()
+        module.network = network
+        module.register_buffer("reference", reference)
+        super().__init__(setting, device, module)
+        self.act = eager.quickest_act(setting, device)
+
+    @property
+    def note(self) -> str:
+        return self.act.__name__
+
+    def again(self, rows: Tensor) -> Tensor:
+        """The network's second pass of a training step."""
+        return self.network(rows)
+
+    def choose(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(members, vectors, activations, ids)."""
+        members = eager.orbit(eager.crop_resize(x, self.setting), self.setting.group)
+        vectors = self.network(members)
+        activations = eager.scores(vectors, self.module.reference, self.setting.order)
+        return members, vectors, activations, activations.argmax(1)
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        _, _, activations, element = self.choose(x)
+        return self.act(x, element, self.setting.group), element, activations
+
+    def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        members, vectors, activations, element = self.choose(x)
+        self.act(x, element, self.setting.group)
+        artifact = eager.artifact(members, vectors, self.again, self.setting.group)
+        return eager.prior(activations), eager.contrastive(vectors, self.setting.order), artifact
+
+
+class Compiled(Eager):
+    """`Eager` under ``torch.compile``: one graph from the images to the ids; then eager's quickest act, compiled too
+    unless it loops over ids.
+    """
+
+    def __init__(self, setting: Setting, device: torch.device, *, artifact: bool = False) -> None:
+        super().__init__(setting, device)
+        self.choose = torch.compile(self.choose, dynamic=False)
+        self.again = torch.compile(self.again, dynamic=False)
+        if self.act is not eager.act_by_element:
+            self.act = torch.compile(self.act, dynamic=False)
+
+
+class Equifast(Pipeline):
+    """This package, as its documentation has it."""
+
+    def __init__(self, setting: Setting, device: torch.device, *, artifact: bool = False) -> None:
+        state, reference = weights(setting)
+        network = equifast.nn.ConvNetwork(setting.small, 16, 7, setting.layers, setting.vector)
+        network.load_state_dict(state)
+        module = equifast.nn.Canonicalizer(
+            network,
+            setting.group,
+            reference=reference,
+            learn_reference=False,
+            preprocess=partial(eager.crop_resize, setting=setting),
+        )
+        super().__init__(setting, device, module)
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        form = self.module(x)
+        return form.image, form.element, form.activations
+
+    def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        form = self.module(x)
+        small = eager.crop_resize(x, self.setting)
+        artifact = equifast.losses.artifact_loss(small, self.network, group=self.setting.group, vectors=form.vectors)
+        return form.prior_loss(), form.contrastive_loss(), artifact
+
+    def alone(self, rows: Tensor) -> Tensor:
+        if rows.device.type != "cpu" or self.module.training:
+            return self.network(rows)
+        step = max(CHUNK_BYTES // max(rows[:1].nbytes, 1), 1)
+        return torch.cat([self.network(part) for part in rows.split(step)])
+
+
+def pipelines(device: torch.device) -> dict[str, type[Pipeline]]:
+    return {"equiadapt": Equiadapt, "eager": Eager, "compile": Compiled, ours(device): Equifast}
+
+
+def limit(function: Callable[..., Tensor]) -> Contender:
+    """What nobody can beat: a copy of as many bytes, or a matrix product of as many operations."""
+    return Contender("limit", lambda: direct(function), checked=False)
+
+
+def matmul(flops: float, device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """A square matrix product of that many operations."""
+    n = max(round((flops / 2) ** (1 / 3)), 1)
+    a, b = torch.rand(2, n, n).to(device, dtype)
+    return lambda *_: a @ b
+
+
+def same_choice(got: tuple, expected: tuple, setting: Setting, *, where: Callable | None = None) -> str | None:
+    """Whether two canonicalizations agree: activations, ids unless they tie, images of equal ids.
+
+    ``where(ids)`` masks the samples whose image is compared.
+    """
+    tolerance = TOLERANCE[setting.dtype]
+    (image, element, activations), (image_, element_, activations_) = got, expected
+    off = (activations.double() - activations_.double()).abs().max().item()
+    if off > tolerance:
+        return f"activations differ by {off:.2g}"
+    best = activations_.double().topk(2, 1).values
+    clear = best[:, 0] - best[:, 1] > 2 * off
+    if (clear & (element != element_)).any():
+        return "other elements chosen"
+    mine = element == element_
+    if where is not None:
+        mine &= where(element)
+    difference = (image[mine].double() - image_[mine].double()).abs()
+    worst = difference.max().item() if difference.numel() else 0.0
+    return f"images differ by {worst:.2g}" if worst > tolerance else None

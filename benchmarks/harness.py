@@ -1,0 +1,244 @@
+"""How everything is timed: contenders take turns within each round, on fresh inputs, after their outputs were compared.
+
+A contender that can't run, or computes something else, gets its reason in place of a time. Nothing else in this
+package knows CPUs from GPUs.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .settings import Setting
+
+#: The contender whose first call compiles.
+COMPILE = "compile"
+
+#: A timed block of calls lasts about this long, so that the clock's and the scheduler's grain don't matter.
+BLOCK_MS = 20.0
+MAX_REPEATS = 200
+
+Thunk = Callable[[], Any]
+#: Takes the inputs of a round, does what shall not be timed, returns what shall.
+Bind = Callable[..., Thunk]
+
+
+class Unavailable(Exception):
+    """Why a contender can't run here."""
+
+
+@dataclass
+class Contender:
+    """A way to do the thing measured; ``build`` makes its `Bind`. Unchecked: a limit, which computes nothing."""
+
+    name: str
+    build: Callable[[], Bind]
+    checked: bool = True
+
+
+@dataclass
+class Case:
+    """One table row group: who competes at what, on which inputs.
+
+    ``compare(got, expected, name)`` returns what is wrong with an output, or None; ``expected`` names the contender
+    that is right by definition.
+    """
+
+    measure: str
+    setting: Setting
+    inputs: Callable[[torch.Generator], tuple]
+    contenders: list[Contender]
+    expected: str
+    compare: Callable[[Any, Any, str], str | None]
+
+
+@dataclass
+class Options:
+    device: torch.device
+    rounds: int = 7
+    quick: bool = False
+    only: tuple[str, ...] = ()
+    log: Callable[[str], None] = lambda line: None
+
+    def setting(self, setting: Setting) -> Setting:
+        from .settings import quick
+
+        return quick(setting) if self.quick else setting
+
+
+@dataclass
+class Timings:
+    """Milliseconds per call of each contender, one a round; or why there are none."""
+
+    times: dict[str, list[float]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def only(self, tag: str) -> Timings:
+        """The contenders named ``name|tag``, by name, and those without a tag."""
+
+        def mine(values: dict) -> dict:
+            split = {name: name.partition("|") for name in values}
+            return {split[name][0]: values[name] for name in values if split[name][2] in ("", tag)}
+
+        return Timings(mine(self.times), mine(self.errors), mine(self.notes))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles."""
+
+    median: float
+    q1: float
+    q3: float
+
+    @classmethod
+    def of(cls, samples: list[float]) -> Spread:
+        if len(samples) == 1:
+            return cls(samples[0], samples[0], samples[0])
+        q1, median, q3 = statistics.quantiles(samples, n=4, method="inclusive")
+        return cls(median, q1, q3)
+
+
+def direct(function: Callable[..., Any], note: str = "") -> Bind:
+    """A `Bind` that times the whole call, without a graph."""
+
+    def bind(*inputs: Any) -> Thunk:
+        def thunk() -> Any:
+            with torch.inference_mode():
+                return function(*inputs)
+
+        return thunk
+
+    return noted(bind, note)
+
+
+def noted(bind: Bind, note: str) -> Bind:
+    """With a remark for its row, such as which of several ways was the quickest."""
+    bind.note = note
+    return bind
+
+
+def run(case: Case, options: Options) -> Timings:
+    """Warm up and compare, then `Options.rounds` rounds in which every contender has its turn."""
+    result = Timings()
+    binds = {c.name: (c, bind) for c in case.contenders if (bind := _build(c, result, options)) is not None}
+    result.notes = {name: note for name, (_, bind) in binds.items() if (note := getattr(bind, "note", ""))}
+    first = _compare(case, binds, result, options.device)
+    repeats = _warm_up(case, binds, first, options.device)
+    result.times = {name: [] for name in repeats}
+    for round_ in range(options.rounds):
+        inputs = _inputs(case, round_ + 2)
+        # Who is first in a round differs, so that nobody always meets the inputs in the same cache.
+        turns = deque(repeats)
+        turns.rotate(-round_)
+        for name in turns:
+            thunk = binds[name][1](*inputs)
+            result.times[name].append(time_ms(thunk, repeats[name], options.device))
+    return result
+
+
+def time_ms(thunk: Thunk, repeats: int, device: torch.device) -> float:
+    """Milliseconds a call, over a block of ``repeats``."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        if device.type == "cuda":
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize(device)
+            start.record()
+            for _ in range(repeats):
+                thunk()
+            stop.record()
+            stop.synchronize()
+            return start.elapsed_time(stop) / repeats
+        begin = time.perf_counter_ns()
+        for _ in range(repeats):
+            thunk()
+        return (time.perf_counter_ns() - begin) / repeats / 1e6
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line without paths."""
+    text = " ".join(str(error).split())
+    text = " ".join("…" if word.count("/") > 1 else word for word in text.split(" "))
+    return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__
+
+
+def largest_difference(got: torch.Tensor, expected: torch.Tensor, tolerance: float) -> str | None:
+    """What is wrong with ``got``, None if nothing."""
+    if got.shape != expected.shape:
+        return f"shape {tuple(got.shape)}, not {tuple(expected.shape)}"
+    difference = (got.double() - expected.double()).abs().max().item() if got.numel() else 0.0
+    return None if difference <= tolerance else f"differs by {difference:.2g}, more than {tolerance:.2g}"
+
+
+def _inputs(case: Case, seed: int) -> tuple:
+    return case.inputs(torch.Generator().manual_seed(seed))
+
+
+def _build(contender: Contender, result: Timings, options: Options) -> Bind | None:
+    if options.quick and contender.name == COMPILE:
+        result.errors[contender.name] = "left out by --quick"
+        return None
+    try:
+        return contender.build()
+    except Exception as error:
+        result.errors[contender.name] = reason(error)
+        return None
+
+
+def _compare(
+    case: Case, binds: dict[str, tuple[Contender, Bind]], result: Timings, device: torch.device
+) -> dict[str, float]:
+    """Drop, with the reason, every contender whose output isn't the expected one; milliseconds of the first calls."""
+    inputs = _inputs(case, 0)
+    expected = None
+    first = {}
+    for name in sorted(binds, key=lambda name: name != case.expected):
+        contender, bind = binds[name]
+        try:
+            outputs: list = []
+            thunk = bind(*inputs)
+            first[name] = time_ms(lambda thunk=thunk, keep=outputs.append: keep(thunk()), 1, device)
+            (got,) = outputs
+        except Exception as error:
+            result.errors[name] = reason(error)
+            continue
+        if name == case.expected:
+            expected = got
+        elif contender.checked and expected is None:
+            result.errors[name] = f"unchecked: {case.expected} gave nothing to compare with"
+        elif contender.checked and (wrong := case.compare(got, expected, name)):
+            result.errors[name] = f"wrong output: {wrong}"
+    for name in result.errors:
+        binds.pop(name, None)
+    return first
+
+
+def _warm_up(
+    case: Case, binds: dict[str, tuple[Contender, Bind]], first: dict[str, float], device: torch.device
+) -> dict[str, int]:
+    """How many calls a timed block of each contender has. A second that the first call took is warm-up enough."""
+    inputs = _inputs(case, 1)
+    repeats = {}
+    for name, (_, bind) in binds.items():
+        if name != COMPILE and first[name] > 1000.0:
+            repeats[name] = 1
+            continue
+        thunk = bind(*inputs)
+        once = time_ms(thunk, 1, device)
+        if once < BLOCK_MS:
+            once = min(once, time_ms(thunk, 3, device))
+        repeats[name] = max(1, min(MAX_REPEATS, round(BLOCK_MS / max(once, 1e-3))))
+    return repeats

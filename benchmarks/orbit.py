@@ -1,0 +1,59 @@
+"""`orbit`: the batch that the network sees, at its size; the limit is `repeat`, which writes the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+import equifast
+
+from . import contenders, eager, published
+from .harness import Case, Contender, Options, direct, largest_difference, run
+from .results import Row, rows, verdicts
+from .settings import GROUPS, Setting
+
+MEASURE = "orbit"
+
+
+def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
+    batch = 64 if options.device.type == "cpu" else 256
+    for group in GROUPS:
+        setting = options.setting(Setting(group, batch=batch, size=96, layers=0))
+        options.log(f"{MEASURE}: {setting}")
+        timings = run(case(setting, options.device), options)
+        yield rows(MEASURE, setting, timings), verdicts(MEASURE, setting, timings, options.device.type)
+
+
+def case(setting: Setting, device: torch.device) -> Case:
+    group = setting.group
+    plain = partial(eager.orbit, group=group)
+    entries = [
+        Contender("equiadapt", lambda: direct(published_orbit(setting))),
+        Contender("eager", lambda: direct(plain)),
+        Contender("compile", lambda: direct(torch.compile(plain, dynamic=False))),
+        Contender(contenders.ours(device), lambda: direct(partial(equifast.orbit, group=group))),
+        contenders.limit(lambda x: x.repeat(setting.order, 1, 1, 1)),
+    ]
+
+    def compare(got: torch.Tensor, expected: torch.Tensor, name: str) -> str | None:
+        return largest_difference(got, expected, contenders.TOLERANCE[setting.dtype])
+
+    return Case(MEASURE, setting, lambda generator: (setting.images(generator, device),), entries, "eager", compare)
+
+
+def published_orbit(setting: Setting):
+    """Pad, rotate, crop in a loop, then `cat`."""
+    turned = published.rotation(setting.size)
+    n = int(setting.group[1:])
+
+    def orbit(x: torch.Tensor) -> torch.Tensor:
+        members = []
+        for reflect in range(setting.order // n):
+            for j in range(n):
+                member = turned(x, torch.full((x.shape[0],), -360.0 * j / n, device=x.device))
+                members.append(member.flip(-1) if reflect else member)
+        return torch.cat(members)
+
+    return orbit

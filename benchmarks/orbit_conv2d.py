@@ -1,0 +1,127 @@
+"""`orbit_conv2d`: the network's first layer and a ViT's patch embedding, forward, and backward to the weight.
+
+The limit is a copy of the output or a square matrix product of as many operations, whichever takes longer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import equifast
+
+from . import contenders, eager
+from .harness import Case, Contender, Options, Spread, Timings, direct, largest_difference, run
+from .results import Row, rows, verdicts
+from .settings import DTYPES, GROUPS, Setting
+
+FORWARD = "orbit_conv2d"
+BACKWARD = "orbit_conv2d, backward (weight)"
+
+LIMITS = ("limit: copy", "limit: product")
+
+
+def layers(device: torch.device) -> list[tuple[Setting, int, int, int]]:
+    """(setting, output channels, kernel, stride)."""
+    batch, patches = (64, 16) if device.type == "cpu" else (256, 256)
+    first = [(Setting(g, batch=batch, size=96, layers=0, label="7×7, stride 2, 16"), 16, 7, 2) for g in GROUPS]
+    vit = Setting("C4", batch=patches, layers=0, label="ViT patches 16×16, stride 16, 768")
+    return [*first, (vit, 768, 16, 16)]
+
+
+def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
+    for setting, channels, kernel, stride in layers(options.device):
+        setting = options.setting(setting)
+        for name, make in ((FORWARD, forward), (BACKWARD, backward)):
+            options.log(f"{name}: {setting}")
+            timings = one_limit(run(make(setting, channels, kernel, stride, options.device), options))
+            yield rows(name, setting, timings), verdicts(name, setting, timings, options.device.type)
+
+
+def forward(setting: Setting, channels: int, kernel: int, stride: int, device: torch.device) -> Case:
+    plain, ours = ways(setting.group, stride)
+    entries = [
+        Contender("eager", lambda: direct(plain)),
+        Contender("compile", lambda: direct(torch.compile(plain, dynamic=False))),
+        Contender(contenders.ours(device), lambda: direct(ours)),
+        *limits(setting, channels, kernel, stride, device),
+    ]
+    return Case(FORWARD, setting, inputs(setting, channels, kernel, device), entries, "eager", compare(setting))
+
+
+def backward(setting: Setting, channels: int, kernel: int, stride: int, device: torch.device) -> Case:
+    """The forward pass isn't timed; eager keeps the orbit from it, ours makes it again."""
+
+    def bind(function):
+        def bound(x: Tensor, weight: Tensor):
+            leaf = weight.detach().requires_grad_()
+            y = function(x, leaf)
+            grad = torch.ones_like(y)
+            return lambda: torch.autograd.grad(y, leaf, grad, retain_graph=True)[0]
+
+        return bound
+
+    plain, ours = ways(setting.group, stride)
+    entries = [
+        Contender("eager", lambda: bind(plain)),
+        Contender(contenders.ours(device), lambda: bind(ours)),
+        *limits(setting, channels, kernel, stride, device),
+    ]
+    return Case(BACKWARD, setting, inputs(setting, channels, kernel, device), entries, "eager", compare(setting))
+
+
+def ways(group: str, stride: int):
+    """Plain and ours: ``(x, weight) -> y``."""
+
+    def plain(x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(eager.orbit(x, group), weight, stride=stride)
+
+    return plain, partial(equifast.orbit_conv2d, group=group, stride=stride)
+
+
+def limits(setting: Setting, channels: int, kernel: int, stride: int, device: torch.device) -> list[Contender]:
+    size = (setting.size - kernel) // stride + 1
+    shape = (setting.order * setting.batch, channels, size, size)
+    flops = 2 * math.prod(shape) * setting.channels * kernel**2
+    dtype = DTYPES[setting.dtype]
+
+    def copy():
+        out = torch.rand(shape).to(device, dtype)
+        return direct(lambda x, weight: out.clone())
+
+    def product():
+        return direct(contenders.matmul(flops, device, dtype))
+
+    return [Contender(LIMITS[0], copy, checked=False), Contender(LIMITS[1], product, checked=False)]
+
+
+def one_limit(timings: Timings) -> Timings:
+    """With the longer of the two limits as the limit."""
+    found = {name: timings.times.pop(name) for name in LIMITS if name in timings.times}
+    if found:
+        longest = max(found, key=lambda name: Spread.of(found[name]).median)
+        timings.times["limit"] = found[longest]
+        timings.notes["limit"] = longest.partition(": ")[2]
+    return timings
+
+
+def inputs(setting: Setting, channels: int, kernel: int, device: torch.device):
+    def make(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        shape = (channels, setting.channels, kernel, kernel)
+        weight = torch.rand(shape, generator=generator) - 0.5
+        return setting.images(generator, device), weight.to(device, DTYPES[setting.dtype])
+
+    return make
+
+
+def compare(setting: Setting):
+    def agree(got: Tensor, expected: Tensor, name: str) -> str | None:
+        tolerance = contenders.TOLERANCE[setting.dtype]
+        return largest_difference(got, expected, tolerance * max(expected.abs().max().item(), 1.0))
+
+    return agree

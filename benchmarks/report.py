@@ -1,0 +1,197 @@
+"""Tables for people, from the stored results: docs/benchmarks.md, and the block between two markers in the README."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from .results import ROOT, Row, is_ours
+from .targets import TARGETS
+
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs" / "benchmarks.md"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+
+#: What a GPU's targets were set for.
+GPU = "H100"
+NOT_YET = "not yet measured"
+
+INTRODUCTION = """# Benchmarks
+
+Written by `python -m benchmarks` (`make bench`); edits here will be lost. Every ratio comes from one run: in each
+round the contenders take turns on the same fresh random inputs; the figure is the median over rounds, with
+quartiles in brackets. A contender whose output isn't that of `eager` gets no time. Ratios, not milliseconds, are
+what carries over to other machines.
+
+| contender | what it is |
+|---|---|
+| `equiadapt` | the published package, equiadapt 0.1.2 with kornia 0.9.0; where it isn't installed, its path rewritten |
+| `eager` | the strongest plain PyTorch: `rot90`, `flip` for exact elements, one `grid_sample` per interpolated angle |
+| `compile` | `torch.compile` of `eager` |
+| `equifast-…` | ours, by backend |
+| `limit` | what nobody can beat: a copy of as many bytes, or a square matrix product of as many operations |
+
+For the canonical image `eager` takes the quickest of a grid per sample (`act_by_grid`), a loop over the elements
+(`act_by_element`) and a gather from the orbit (`act_by_orbit`), as the notes say. equiadapt's canonical images for D4
+are compared only where they are right: for a reflection with an odd quarter turn they are not, a known bug of the
+package, so there only its time counts.
+
+The scoring network has the same weights for all: equiadapt's `ConvNetwork` (kernel 7, 16 channels, 3 layers, d = 128)
+on a centre crop of 0.8 resized to 96×96. *Outside the network* is the whole less the network on a ready orbit, run as
+that contender runs it (from equifast's goes the quickest of them all), round by round, and never less than the limit. A
+*training step* is forward, prior + contrastive + artifact loss, backward, with dropout off; `eager` there has no
+gradient from the image to the choice. *Peak memory* is the resident high-water mark of the step in a fresh process,
+less what was resident before. The *tax* is `canonicalize` as a share of one ResNet-50 forward pass.
+"""
+
+
+def load(folder: Path = RESULTS) -> list[dict]:
+    """All stored runs, CPUs first."""
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return sorted(runs, key=lambda run: run["conditions"]["kind"] != "cpu")
+
+
+def write(runs: list[dict], docs: Path = DOCS, readme: Path = README) -> None:
+    docs.parent.mkdir(exist_ok=True)
+    docs.write_text(page(runs))
+    if readme.exists():
+        readme.write_text(insert(readme.read_text(), summary(runs)))
+
+
+def insert(text: str, block: str) -> str:
+    """``text`` with ``block`` between its markers; unchanged if it has none."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}\n{block.strip()}\n{end}{after}" if begin and end else text
+
+
+def page(runs: list[dict]) -> str:
+    parts = [INTRODUCTION]
+    for run in runs:
+        parts += [f"## {run['conditions']['device']}\n", conditions(run), "### Targets\n", targets(run["verdicts"])]
+        parts += ["### Where equifast falls short\n", shortcomings(run), "### Everything measured\n"]
+        parts += [f"**{measure}**\n\n{contenders(rows)}" for measure, rows in by_measure(run["rows"])]
+    if not any(run["conditions"]["kind"] == "cuda" for run in runs):
+        parts += [f"## {GPU}\n", f"{NOT_YET.capitalize()}: no GPU has run `python -m benchmarks`.\n", unmeasured()]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def summary(runs: list[dict]) -> str:
+    """The README's block: our verdicts and nothing else."""
+    parts = []
+    for run in runs:
+        parts += [conditions(run), targets(run["verdicts"])]
+    if not any(run["conditions"]["kind"] == "cuda" for run in runs):
+        parts.append(f"{GPU}: {NOT_YET}.\n")
+    return "\n".join(parts)
+
+
+def conditions(run: dict) -> str:
+    c = run["conditions"]
+    packages = ", ".join(f"{name} {version}" for name, version in c["packages"].items())
+    text = (
+        f"{c['device']}; {c['threads']} of {c['cores']} threads; float32 unless stated; {c['rounds']} rounds; "
+        f"{packages}; Python {c['python']}; backend {c['backend']}; commit {c['commit']}; {c['date']}; "
+        f"load before the run {c['load_before']}."
+    )
+    return text + (" **A quick run on an eighth of the batch: not for publication.**\n" if c["quick"] else "\n")
+
+
+def targets(verdicts: list[Row]) -> str:
+    def cells(v: Row) -> tuple[str, ...]:
+        measured = v["error"] if "error" in v else spread(v, share(v), percent(v))
+        return v["measure"], v["setting"], against(v), wanted(v), measured, verdict(v)
+
+    return table(("measure", "setting", "against", "target", "measured", "met"), map(cells, verdicts))
+
+
+def unmeasured() -> str:
+    rows = (
+        (
+            t.measure,
+            ", ".join(t.groups or ("all",)),
+            against({"against": t.opponent, "at_least": t.at_least}),
+            wanted({"measure": t.measure, "target": t.cuda, "at_least": t.at_least}),
+            NOT_YET,
+        )
+        for t in TARGETS
+        if t.cuda is not None
+    )
+    return table(("measure", "groups", "against", "target", "measured"), rows)
+
+
+def contenders(rows: list[Row]) -> str:
+    def cells(row: Row) -> tuple[str, ...]:
+        name = f"**{row['contender']}**" if is_ours(row["contender"]) else row["contender"]
+        if "error" in row:
+            return row["setting"], name, "–", "–", row["error"]
+        ratio = spread(row["ratio"], 1.0, "×") if "ratio" in row else ""
+        return row["setting"], name, spread(row, 1.0, f" {row['unit']}"), ratio, row.get("note", "")
+
+    return table(("setting", "contender", "time or size", "multiple of ours", "note"), map(cells, rows))
+
+
+def shortcomings(run: dict) -> str:
+    """Targets missed, and whoever beat us at anything."""
+    lines = [
+        f"* target missed: {v['measure']}, {v['setting']}, against {v['against']}: wanted {wanted(v)}, got "
+        + (v["error"] if "error" in v else spread(v, share(v), percent(v)))
+        for v in run["verdicts"]
+        if not v["met"]
+    ]
+    lines += [
+        f"* slower than {row['contender']}: {row['measure']}, {row['setting']}: it needs "
+        f"{spread(row['ratio'], 1.0, '×')} of our {'time' if row['unit'] == 'ms' else 'memory'}"
+        for row in run["rows"]
+        if row["contender"] in ("equiadapt", "eager", "compile") and row.get("ratio", {"median": 1})["median"] < 1
+    ]
+    return "\n".join(lines or ["Nowhere in this run."]) + "\n"
+
+
+def table(head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def by_measure(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["measure"], []).append(row)
+    return list(found.items())
+
+
+def number(value: float) -> str:
+    """Three digits."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def spread(row: Row, scale: float, unit: str) -> str:
+    median, q1, q3 = (number(row[key] * scale) for key in ("median", "q1", "q3"))
+    return f"{median}{unit}" + (f" ({q1}–{q3})" if row["q1"] != row["q3"] else "")
+
+
+def share(v: Row) -> float:
+    return 100.0 if v["measure"] == "tax" else 1.0
+
+
+def percent(v: Row) -> str:
+    return " %" if v["measure"] == "tax" else "×"
+
+
+def wanted(v: Row) -> str:
+    return f"{'≥' if v['at_least'] else '≤'} {number(v['target'] * share(v))}{percent(v)}"
+
+
+def against(v: Row) -> str:
+    return f"faster than {v['against']}" if v["at_least"] else f"share of {v['against']}"
+
+
+def verdict(v: Row) -> str:
+    return {True: "yes", False: "**no**", None: NOT_YET}[v["met"]]
+
+
+if __name__ == "__main__":
+    write(load())
