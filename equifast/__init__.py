@@ -1,6 +1,6 @@
 """equifast: fused kernels that make a pretrained vision network equivariant by canonicalization.
 
-Start with `canonicalize` or `nn.Canonicalizer`; every op it is made of is here too, and in `reference` in plain PyTorch.
+Start with `canonicalize` or `nn.Canonicalizer`; the ops it is made of are here too, and in `reference` in plain PyTorch.
 ``python -m equifast.info`` tells what this installation can run.
 """
 

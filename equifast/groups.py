@@ -1,6 +1,6 @@
 """Finite groups of planar rotations and reflections, and the action tables that kernels read.
 
-An element is an integer id ``e = r·n + j`` standing for ``g_e = R(2πj/n) · F^r``: a left-right flip ``F`` if ``r`` is 1,
+An element is an integer id ``e = r·n + j`` standing for ``g_e = R(2πj/n) · F^r``: a left-right flip ``F`` if r is 1,
 then a counter-clockwise rotation (as displayed). Ids are integers everywhere; a float angle never names an element.
 """
 

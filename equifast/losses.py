@@ -70,9 +70,9 @@ def artifact_loss(
     same rows rotated there and back by a random element each, drawn anew. For training only.
 
     Equals ``F.mse_loss(network(act(act(orbit(x), k, inverse=True), k)), vectors)``, and costs that pass and those two
-    warps. Where every element is an exact permutation (C4 or D4 on squares), there and back is the orbit itself, bit for
-    bit: the loss is 0 without running anything. (Run all the same, dropout would tell the two passes apart; that is no
-    artifact of rotation.)
+    warps. Where every element is an exact permutation (C4 or D4 on squares), there and back is the orbit itself, bit
+    for bit: the loss is 0 without running anything. (Run all the same, dropout would tell the two passes apart; that is
+    no artifact of rotation.)
 
     Args:
         x: (B, C, H, W) as the network's orbit is made of it: after ``preprocess``.

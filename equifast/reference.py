@@ -42,7 +42,7 @@ def rows(table: Sequence[float]) -> list[tuple[int, Matrix]]:
 
 
 def factor(code: int, base: Matrix, *, square: bool) -> tuple[int, Matrix]:
-    """The same action with a permutation that maps the pixel grid onto itself: off squares, half turns and flips only."""
+    """The same action with a permutation that maps the pixel grid onto itself: off squares, half turns and flips."""
     if square or code % 2 == 0:
         return code, base
     return code - 1, multiply(base, quarter_turn(1))

@@ -12,9 +12,10 @@ SIZES = {"trivial": lambda order: 1, "regular": lambda order: order, "vector": l
 
 @lru_cache(maxsize=256)
 def channel_action(group: Group, representation: str, *, inverse: bool) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """ρ(g_e), or ρ(g_e⁻¹) if ``inverse``, for every e, as kernels read it: ``(permutation, mixing)``, each perhaps empty.
+    """ρ(g_e), or ρ(g_e⁻¹) if ``inverse``, for every e, as kernels read it: a permutation and a mixing,
+    each perhaps empty.
 
-    ``permutation`` (E × E, regular): within each block of E channels, output k is input ``permutation[e·E + k] = g⁻¹k``.
+    ``permutation`` (E × E, regular): in each block of E channels, output k is input ``permutation[e·E + k] = g⁻¹k``.
     ``mixing`` (E × 4, vector): a row-major 2×2 matrix for each pair of channels (x right, y down).
     """
     elements = range(group.order)

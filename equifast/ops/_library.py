@@ -44,8 +44,8 @@ def register(
 ) -> None:
     """Registers everything of one op but its native kernels.
 
-    ``eager`` runs where the chosen backend has no kernel of its own (``has_kernel=False``: on every backend). ``autocast``
-    maps the autocast dtype to the one that floating tensors are cast to.
+    ``eager`` runs where the chosen backend has no kernel of its own (``has_kernel=False``: on every backend).
+    ``autocast`` maps the autocast dtype to the one that floating tensors are cast to.
     """
     for device_type, key in KEYS.items():
         chosen = CHOSEN[device_type]

@@ -187,7 +187,7 @@ register(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    has_kernel=False,  # many channels: oneDNN convolves what our kernel makes, a cache-sized chunk of the orbit at a time
+    has_kernel=False,  # many channels: oneDNN convolves what our kernel makes, a cache-sized chunk at a time
     autocast=lambda dtype: dtype,
 )
 
