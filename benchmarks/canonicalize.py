@@ -66,11 +66,12 @@ def case(setting: Setting, device: torch.device) -> Case:
     return Case(MEASURE, setting, inputs, entries, "eager", compare)
 
 
-def split(timings: Timings) -> tuple[Timings, Timings, Timings]:
+def split(timings: Timings, *, comparable: bool = True) -> tuple[Timings, Timings, Timings]:
     """The whole, the network alone, and the difference of the two in each round.
 
     From ours goes the quickest network of the round, whoever's; and as a network fused with its orbit may be quicker
     than any alone, a difference counts as no less than the limit: the time it takes to write the images that come out.
+    Not ``comparable``: the networks do different amounts of work, so each contender's own is taken.
     """
     whole, alone, outside = Timings(notes=dict(timings.notes)), Timings(), Timings()
     floor = timings.times.get("limit")
@@ -80,7 +81,7 @@ def split(timings: Timings) -> tuple[Timings, Timings, Timings]:
         (alone if name.endswith(SUFFIX) else whole).errors[name.removesuffix(SUFFIX)] = why
     for name, samples in whole.times.items():
         if name in alone.times:
-            networks = alone.times.values() if is_ours(name) else [alone.times[name]]
+            networks = alone.times.values() if is_ours(name) and comparable else [alone.times[name]]
             rounds = zip(samples, zip(*networks, strict=True), floor or [0.0] * len(samples), strict=True)
             outside.times[name] = [max(all_ - min(network), least) for all_, network, least in rounds]
         elif name in alone.errors:

@@ -28,6 +28,11 @@ def table(group: str, *, inverse: bool = True) -> list[tuple[int, Matrix]]:
     return [(int(flat[i]), tuple(flat[i + 1 : i + ROW])) for i in range(0, len(flat), ROW)]
 
 
+def exact(group: str) -> bool:
+    """Whether all elements are permutations of square images, so that there and back is the image itself."""
+    return all(base == IDENTITY for _, base in table(group))
+
+
 def crop_resize(x: Tensor, setting: Setting) -> Tensor:
     """Centre crop and antialiased resize, as torchvision does them to tensors."""
     start = round((setting.size - setting.crop) / 2)
@@ -107,9 +112,8 @@ def prior(activations: Tensor) -> Tensor:
 
 def artifact(members: Tensor, vectors: Tensor, network: Callable[[Tensor], Tensor], group: str) -> Tensor:
     """MSE between the vectors of the orbit and of its rows rotated there and back by a random element each."""
-    if all(base == IDENTITY for _, base in table(group)):
-        # There and back is the row itself: only the network runs again.
-        return F.mse_loss(network(members), vectors)
+    if exact(group):
+        return vectors.new_zeros(())
     element = torch.randint(as_group(group).order, members.shape[:1], device=members.device)
     there = act_by_element(members, element, group)
     return F.mse_loss(network(act_by_element(there, element, group, inverse=False)), vectors)

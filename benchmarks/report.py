@@ -40,10 +40,16 @@ package, so there only its time counts.
 
 The scoring network has the same weights for all: equiadapt's `ConvNetwork` (kernel 7, 16 channels, 3 layers, d = 128)
 on a centre crop of 0.8 resized to 96×96. *Outside the network* is the whole less the network on a ready orbit, run as
-that contender runs it (from equifast's goes the quickest of them all), round by round, and never less than the limit. A
-*training step* is forward, prior + contrastive + artifact loss, backward, with dropout off; `eager` there has no
-gradient from the image to the choice. *Peak memory* is the resident high-water mark of the step in a fresh process,
-less what was resident before. The *tax* is `canonicalize` as a share of one ResNet-50 forward pass.
+that contender runs it (from equifast's goes the quickest of them all), round by round, and never less than the limit.
+
+A *training step* is forward, prior + contrastive + artifact loss, backward, with dropout off; `eager` there has no
+gradient from the image to the choice. For C4 and D4 the artifact loss is 0, since permutations there and back change
+nothing: `eager` and equifast know that and spare the network's second pass, equiadapt runs it; the row *ours, second
+pass run* does equiadapt's work. (With dropout, equiadapt's artifact loss would also hold the noise of dropout.)
+
+*Peak memory* is the resident high-water mark of the step in a fresh process, less what was resident before. The *tax*
+is `canonicalize` as a share of one ResNet-50 forward pass. *Straight-through*: `eager` may keep a whole orbit at full
+resolution from forward to backward; *eager, nothing kept* makes it again, as equifast does.
 """
 
 

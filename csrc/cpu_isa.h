@@ -41,8 +41,8 @@ inline Isa choose_isa() {
     if (std::string(forced) == isa_name(isa)) return isa;
     choices += (choices.empty() ? "" : ", ") + std::string(isa_name(isa));
   }
-  throw std::runtime_error(
-      "EQUIFAST_CPU_CAPABILITY: expected one of " + choices + " on this machine, got '" + forced + "'");
+  throw std::runtime_error("EQUIFAST_CPU_CAPABILITY: expected one of " + choices + " on this machine, got '" + forced +
+                           "'");
 }
 
 }  // namespace detail

@@ -16,9 +16,7 @@ namespace equifast {
 struct Matrix {
   double xx, xy, yx, yy;
 
-  EQUIFAST_HD bool operator==(const Matrix& o) const {
-    return xx == o.xx && xy == o.xy && yx == o.yx && yy == o.yy;
-  }
+  EQUIFAST_HD bool operator==(const Matrix& o) const { return xx == o.xx && xy == o.xy && yx == o.yx && yy == o.yy; }
   EQUIFAST_HD bool is_identity() const { return *this == Matrix{1, 0, 0, 1}; }
 };
 
@@ -94,9 +92,7 @@ struct Tap {
 // Without a branch, so that a compiler makes vectors of it.
 EQUIFAST_HD inline int32_t at_least(int32_t v, int32_t bound) { return v > bound ? v : bound; }
 EQUIFAST_HD inline int32_t at_most(int32_t v, int32_t bound) { return v < bound ? v : bound; }
-EQUIFAST_HD inline int32_t tent(int32_t distance) {
-  return at_least(kOne - (distance < 0 ? -distance : distance), 0);
-}
+EQUIFAST_HD inline int32_t tent(int32_t distance) { return at_least(kOne - (distance < 0 ? -distance : distance), 0); }
 
 EQUIFAST_HD inline Tap bilinear_tap(Fixed p, int32_t size, bool border) {
   int32_t whole = p.whole, fraction = p.fraction;

@@ -47,7 +47,8 @@ std::vector<std::array<double, 6>> taps(const Row& base, int64_t height, int64_t
       const auto y = sample_offset(base[2], dx) + sample_offset(base[3], dy, (height - 1) / 2.0);
       const auto tx = equifast::bilinear_tap(x, width, border), ty = equifast::bilinear_tap(y, height, border);
       const auto weight = [](int32_t steps) { return steps / double(equifast::kOne); };
-      out.push_back({double(tx.first), weight(tx.near), weight(tx.far), double(ty.first), weight(ty.near), weight(ty.far)});
+      out.push_back(
+          {double(tx.first), weight(tx.near), weight(tx.far), double(ty.first), weight(ty.near), weight(ty.far)});
     }
   return out;
 }
@@ -56,24 +57,28 @@ std::vector<std::array<double, 6>> taps(const Row& base, int64_t height, int64_t
 
 PYBIND11_MODULE(_helper, m) {
   m.doc() = "Build and CPU facts of equifast's native libraries.";
-  m.def("isa", [] { return std::string(equifast::isa_name(equifast::best_isa())); },
-        "Variant of the CPU kernels in use; RuntimeError if EQUIFAST_CPU_CAPABILITY names another.");
-  m.def("supported_isas", [] {
+  m.def(
+      "isa", [] { return std::string(equifast::isa_name(equifast::best_isa())); },
+      "Variant of the CPU kernels in use; RuntimeError if EQUIFAST_CPU_CAPABILITY names another.");
+  m.def(
+      "supported_isas",
+      [] {
         std::vector<std::string> names;
         for (const auto isa : equifast::supported_isas()) names.emplace_back(equifast::isa_name(isa));
         return names;
       },
-        "Built variants that this CPU can run, slowest first.");
-  m.def("isas_built", [] { return py::str(EQUIFAST_ISAS).attr("split")(","); },
-        "Variants compiled in, slowest first.");
-  m.def("build_facts", [] {
+      "Built variants that this CPU can run, slowest first.");
+  m.def("isas_built", [] { return py::str(EQUIFAST_ISAS).attr("split")(","); }, "Variants compiled in, slowest first.");
+  m.def(
+      "build_facts",
+      [] {
         py::dict facts;
         facts["compiler"] = __VERSION__;
         facts["flags"] = EQUIFAST_FLAGS;
         facts["isas"] = EQUIFAST_ISAS;
         return facts;
       },
-        "Compiler, flags and variants, as the compiler itself saw them.");
+      "Compiler, flags and variants, as the compiler itself saw them.");
   m.def("factor", factored, py::arg("code"), py::arg("base"), py::arg("square"),
         "A row of an action table as kernels read it on a grid: (code, base).");
   m.def("inverse_code", equifast::inverse_code, py::arg("code"), "Code of the inverse permutation.");

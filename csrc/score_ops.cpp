@@ -15,7 +15,8 @@ using torch::stable::contiguous;
 int64_t tasks_of(int64_t batch) { return (batch + cpu::kScoreSamples - 1) / cpu::kScoreSamples; }
 
 int64_t batch_of(const Tensor& vectors, int64_t order) {
-  STD_TORCH_CHECK(vectors.dim() == 2 && order > 0 && vectors.size(0) % order == 0, "vectors: expected (E·B, d) with E = ", order);
+  STD_TORCH_CHECK(vectors.dim() == 2 && order > 0 && vectors.size(0) % order == 0,
+                  "vectors: expected (E·B, d) with E = ", order);
   return vectors.size(0) / order;
 }
 
@@ -32,32 +33,52 @@ double load_scalar(const Tensor& t) {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> orbit_scores(Tensor vectors, Tensor reference, int64_t order, double beta, bool cosine) {
+std::tuple<Tensor, Tensor, Tensor> orbit_scores(Tensor vectors, Tensor reference, int64_t order, double beta,
+                                                bool cosine) {
   const int64_t B = batch_of(vectors, order), d = vectors.size(1);
   STD_TORCH_CHECK(reference.dim() == 1 && reference.size(0) == d, "reference: expected (", d, ",)");
   STD_TORCH_CHECK(reference.scalar_type() == vectors.scalar_type(), "reference: expected the dtype of vectors");
   const Tensor v = contiguous(vectors), r = contiguous(reference);
-  Tensor activations = empty(v, {B, order}), probabilities = empty(v, {B, order}), element = empty(v, {B}, ScalarType::Long);
+  Tensor activations = empty(v, {B, order}), probabilities = empty(v, {B, order}),
+         element = empty(v, {B}, ScalarType::Long);
   if (B == 0) return {activations, probabilities, element};
-  const cpu::ScoreArgs args = {dtype_of(v, "vectors"), order, B, d, v.const_data_ptr(), r.const_data_ptr(), beta, cosine,
-                               activations.mutable_data_ptr(), probabilities.mutable_data_ptr(),
+  const cpu::ScoreArgs args = {dtype_of(v, "vectors"),
+                               order,
+                               B,
+                               d,
+                               v.const_data_ptr(),
+                               r.const_data_ptr(),
+                               beta,
+                               cosine,
+                               activations.mutable_data_ptr(),
+                               probabilities.mutable_data_ptr(),
                                static_cast<int64_t*>(element.mutable_data_ptr())};
   run(cpu::cpu_kernels().orbit_scores, args, tasks_of(B));
   return {activations, probabilities, element};
 }
 
-std::tuple<Tensor, Tensor> orbit_scores_backward(std::optional<Tensor> grad_activations, std::optional<Tensor> grad_probabilities,
-                                                 Tensor vectors, Tensor reference, Tensor probabilities, double beta, bool cosine) {
+std::tuple<Tensor, Tensor> orbit_scores_backward(std::optional<Tensor> grad_activations,
+                                                 std::optional<Tensor> grad_probabilities, Tensor vectors,
+                                                 Tensor reference, Tensor probabilities, double beta, bool cosine) {
   STD_TORCH_CHECK(probabilities.dim() == 2, "probabilities: expected (B, E)");
   const int64_t order = probabilities.size(1), B = batch_of(vectors, order), d = vectors.size(1), tasks = tasks_of(B);
   const Tensor v = contiguous(vectors), r = contiguous(reference), p = contiguous(probabilities);
   if (grad_activations) grad_activations = contiguous(*grad_activations);
   if (grad_probabilities) grad_probabilities = contiguous(*grad_probabilities);
   Tensor grad_vectors = empty(v, {order * B, d}), partial = empty(v, {tasks, d}, ScalarType::Double);
-  const cpu::ScoreGradArgs args = {dtype_of(v, "vectors"), order, B, d, v.const_data_ptr(), r.const_data_ptr(), p.const_data_ptr(),
-                                   beta, cosine, grad_activations ? grad_activations->const_data_ptr() : nullptr,
+  const cpu::ScoreGradArgs args = {dtype_of(v, "vectors"),
+                                   order,
+                                   B,
+                                   d,
+                                   v.const_data_ptr(),
+                                   r.const_data_ptr(),
+                                   p.const_data_ptr(),
+                                   beta,
+                                   cosine,
+                                   grad_activations ? grad_activations->const_data_ptr() : nullptr,
                                    grad_probabilities ? grad_probabilities->const_data_ptr() : nullptr,
-                                   grad_vectors.mutable_data_ptr(), static_cast<double*>(partial.mutable_data_ptr())};
+                                   grad_vectors.mutable_data_ptr(),
+                                   static_cast<double*>(partial.mutable_data_ptr())};
   if (B > 0) run(cpu::cpu_kernels().orbit_scores_backward, args, tasks);
 
   Tensor total = torch::stable::new_zeros(v, {&d, 1}, ScalarType::Double);
@@ -73,8 +94,9 @@ std::tuple<Tensor, Tensor> contrastive_loss(Tensor vectors, int64_t order, bool 
   const auto wide = v.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   Tensor loss = torch::stable::new_empty(v, {}), gram = empty(v, {B, order, order}, wide);
   std::vector<double> partial(B);
-  const cpu::ContrastiveArgs args = {dtype_of(v, "vectors"), order, B, d, v.const_data_ptr(), normalize, partial.data(),
-                                     gram.mutable_data_ptr(), 0, nullptr};
+  const cpu::ContrastiveArgs args = {
+      dtype_of(v, "vectors"),  order, B,      d, v.const_data_ptr(), normalize, partial.data(),
+      gram.mutable_data_ptr(), 0,     nullptr};
   if (B > 0) run(cpu::cpu_kernels().contrastive_loss, args, tasks_of(B));
   double sum = 0;
   for (const double s : partial) sum += s;
@@ -89,8 +111,16 @@ Tensor contrastive_loss_backward(Tensor grad, Tensor vectors, Tensor gram, bool 
   Tensor out = empty(v, {order * B, d});
   if (B == 0) return out;
   const double scale = load_scalar(grad) / static_cast<double>(B * order * order);
-  const cpu::ContrastiveArgs args = {dtype_of(v, "vectors"), order, B, d, v.const_data_ptr(), normalize, nullptr,
-                                     const_cast<void*>(g.const_data_ptr()), scale, out.mutable_data_ptr()};
+  const cpu::ContrastiveArgs args = {dtype_of(v, "vectors"),
+                                     order,
+                                     B,
+                                     d,
+                                     v.const_data_ptr(),
+                                     normalize,
+                                     nullptr,
+                                     const_cast<void*>(g.const_data_ptr()),
+                                     scale,
+                                     out.mutable_data_ptr()};
   run(cpu::cpu_kernels().contrastive_loss_backward, args, tasks_of(B));
   return out;
 }

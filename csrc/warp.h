@@ -36,8 +36,9 @@ class WarpPlan {
   };
 
   // sizes: B, C, H, W.
-  WarpPlan(cpu::Dtype dtype, std::array<int64_t, 4> sizes, const std::vector<double>& table, std::vector<int64_t> permutation,
-           std::vector<double> mixing, const std::string& padding_mode, Options options);
+  WarpPlan(cpu::Dtype dtype, std::array<int64_t, 4> sizes, const std::vector<double>& table,
+           std::vector<int64_t> permutation, std::vector<double> mixing, const std::string& padding_mode,
+           Options options);
   WarpPlan(const WarpPlan&) = delete;
   WarpPlan& operator=(const WarpPlan&) = delete;
 

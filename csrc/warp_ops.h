@@ -7,11 +7,12 @@ namespace equifast {
 
 Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table, std::vector<int64_t> permutation,
              std::vector<double> mixing, std::string padding_mode, bool adjoint);
-Tensor act(Tensor x, Tensor element, std::vector<double> table, std::vector<int64_t> permutation, std::vector<double> mixing,
-           std::string padding_mode, bool adjoint);
-Tensor orbit_average(Tensor y, std::optional<Tensor> weights, std::vector<double> table, std::vector<int64_t> permutation,
-                     std::vector<double> mixing, std::string padding_mode, bool adjoint);
-Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, std::vector<int64_t> permutation, std::vector<double> mixing,
-                   std::string padding_mode);
+Tensor act(Tensor x, Tensor element, std::vector<double> table, std::vector<int64_t> permutation,
+           std::vector<double> mixing, std::string padding_mode, bool adjoint);
+Tensor orbit_average(Tensor y, std::optional<Tensor> weights, std::vector<double> table,
+                     std::vector<int64_t> permutation, std::vector<double> mixing, std::string padding_mode,
+                     bool adjoint);
+Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, std::vector<int64_t> permutation,
+                   std::vector<double> mixing, std::string padding_mode);
 
 }  // namespace equifast

@@ -1,6 +1,6 @@
 """equifast: fused kernels that make a pretrained vision network equivariant by canonicalization.
 
-Start with `canonicalize` or `nn.Canonicalizer`; the ops it is made of are here too, and in `reference` in plain PyTorch.
+Start with `canonicalize` or `nn.Canonicalizer`; the ops below them are here too, and in `reference` in eager PyTorch.
 ``python -m equifast.info`` tells what this installation can run.
 """
 

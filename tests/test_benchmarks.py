@@ -332,3 +332,13 @@ def test_command_outlives_a_failing_measure(monkeypatch):
     rows, verdicts = cli.measure(Options(CPU, 1, only=("orbit",)))
     assert rows == [{"measure": "orbit", "setting": "all", "contender": "all", "error": "RuntimeError: out of memory"}]
     assert verdicts == []
+
+
+def test_the_second_pass_is_0_where_nothing_interpolates():
+    setting = TINY["D4"]
+    x = setting.images(torch.Generator().manual_seed(0), CPU)
+    skipped, run_ = (training.pipeline(name, setting, CPU) for name in (contenders.ours(CPU), training.ALL_PASSES))
+    assert (skipped.passes, run_.passes) == (1, 2)
+    assert skipped.losses(x)[2] == 0
+    assert run_.losses(x)[2] < 1e-9
+    assert training.names(TINY["C8"], CPU)[-1] != training.ALL_PASSES

@@ -114,7 +114,15 @@ def test_artifact_equals_its_definition_and_reuses_vectors(images):
 
 
 def test_artifact_vanishes_where_nothing_is_interpolated(images):
-    assert artifact_loss(images, Counting(), group="D4").item() < 1e-12
+    network = Counting()
+    vectors = network(reference.orbit(images, "D4"))
+    for known in (None, vectors):
+        assert artifact_loss(images, network, group="D4", vectors=known).item() == 0
+    assert network.rows == [24]
+    artifact_loss(images, network, group="D4", vectors=vectors).backward()
+    assert artifact_loss(images[..., :7], network, group="D2", padding_mode="zeros").item() == 0
+    network.layers = nn.Flatten()
+    assert artifact_loss(images[..., :7], network, group="D4").item() > 0
 
 
 def test_artifact_trains_the_network(images):

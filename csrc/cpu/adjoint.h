@@ -19,8 +19,8 @@ void gather(const Footprint& f, const A* plane, int64_t pixels, A* out, bool add
 
 // One transposed warp of one image, to dense pixels at out.
 template <class T>
-void write_adjoint(const Warp& w, Sampler<T>& sampler, Buffer<Acc<T>>& scratch, const Images& in, const Site& s, int64_t e,
-                   const Acc<T>* weight, T* out) {
+void write_adjoint(const Warp& w, Sampler<T>& sampler, Buffer<Acc<T>>& scratch, const Images& in, const Site& s,
+                   int64_t e, const Acc<T>* weight, T* out) {
   if (w.base[e] < 0) return sampler.write(in, s, e, 0, w.H, weight, out);
   const int64_t plane = sampler.plane();
   scratch.resize((s.count + 1) * plane);

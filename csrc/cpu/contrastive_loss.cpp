@@ -42,7 +42,7 @@ void contrastive_loss(const ContrastiveArgs& a, int64_t begin, int64_t end) {
   });
 }
 
-// Tasks of kScoreSamples samples: dv_e = 2·scale·Σ_h sign⟨v_e, v_h⟩·v_h, through the normalisation where there is one.
+// Tasks of kScoreSamples samples: dv_e = 2·scale·Σ_h sign⟨v_e, v_h⟩·v_h, through the normalisation if there is one.
 void contrastive_loss_backward(const ContrastiveArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;

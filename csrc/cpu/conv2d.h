@@ -10,13 +10,13 @@ enum class Activation { none, relu, gelu, silu };
 constexpr int64_t kBlock = 16;  // output channels in a vector
 
 struct Conv2d {
-  int64_t C, H, W;              // the image, padding included
+  int64_t C, H, W;  // the image, padding included
   int64_t out_channels, out_h, out_w;
   int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
-  const float* weight;          // (blocks, C, kernel_h, kernel_w, kBlock), zero past the last channel
-  const float* bias;            // (blocks, kBlock)
+  const float* weight;  // (blocks, C, kernel_h, kernel_w, kBlock), zero past the last channel
+  const float* bias;    // (blocks, kBlock)
   Activation activation;
-  bool channels_last;           // of the output
+  bool channels_last;  // of the output
 
   int64_t blocks() const { return (out_channels + kBlock - 1) / kBlock; }
   int64_t taps() const { return C * kernel_h * kernel_w; }

@@ -41,12 +41,15 @@ class Interpolator {
         const int64_t below = H_ > 1 ? stride : 0;
         const __m512i step = _mm512_set1_epi32(static_cast<int32_t>(stride));
         for (; j + 16 <= W_; j += 16) {
-          const __m512i at = _mm512_add_epi32(_mm512_mullo_epi32(_mm512_loadu_si512(y0 + j), step), _mm512_loadu_si512(x0 + j));
+          const __m512i at =
+              _mm512_add_epi32(_mm512_mullo_epi32(_mm512_loadu_si512(y0 + j), step), _mm512_loadu_si512(x0 + j));
           __m512 v00, v01, v10, v11;
           load_pairs(source, at, v00, v01);
           load_pairs(source + below, at, v10, v11);
-          const __m512 a = _mm512_add_ps(_mm512_mul_ps(v00, _mm512_loadu_ps(w00 + j)), _mm512_mul_ps(v11, _mm512_loadu_ps(w11 + j)));
-          const __m512 b = _mm512_add_ps(_mm512_mul_ps(v01, _mm512_loadu_ps(w01 + j)), _mm512_mul_ps(v10, _mm512_loadu_ps(w10 + j)));
+          const __m512 a =
+              _mm512_add_ps(_mm512_mul_ps(v00, _mm512_loadu_ps(w00 + j)), _mm512_mul_ps(v11, _mm512_loadu_ps(w11 + j)));
+          const __m512 b =
+              _mm512_add_ps(_mm512_mul_ps(v01, _mm512_loadu_ps(w01 + j)), _mm512_mul_ps(v10, _mm512_loadu_ps(w10 + j)));
           _mm512_storeu_ps(out + j, _mm512_add_ps(a, b));
         }
       }
@@ -55,7 +58,8 @@ class Interpolator {
     const int64_t right = W_ > 1, below = H_ > 1 ? stride : 0;
     for (; j < W_; ++j) {
       const T* p = source + y0[j] * stride + x0[j];
-      out[j] = (widen(p[0]) * w00[j] + widen(p[below + right]) * w11[j]) + (widen(p[right]) * w01[j] + widen(p[below]) * w10[j]);
+      out[j] = (widen(p[0]) * w00[j] + widen(p[below + right]) * w11[j]) +
+               (widen(p[right]) * w01[j] + widen(p[below]) * w10[j]);
     }
   }
 
@@ -82,7 +86,8 @@ class Interpolator {
     constexpr A kStep = A(1) / kOne;
 #pragma GCC ivdep
     for (int32_t j = 0; j < W; ++j) {
-      const Tap tx = bilinear_tap(x + Fixed{xw[j], xf[j]}, W, kBorder), ty = bilinear_tap(y + Fixed{yw[j], yf[j]}, H, kBorder);
+      const Tap tx = bilinear_tap(x + Fixed{xw[j], xf[j]}, W, kBorder),
+                ty = bilinear_tap(y + Fixed{yw[j], yf[j]}, H, kBorder);
       x0[j] = tx.first;
       y0[j] = ty.first;
       const A nx = static_cast<A>(tx.near) * kStep, fx = static_cast<A>(tx.far) * kStep;

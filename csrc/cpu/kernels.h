@@ -18,7 +18,8 @@ struct Images {
   int64_t e, b, c, h;
 };
 
-// The transposed interpolation as a sparse matrix: source pixel s sums weight[k]·y[index[k]] for k in start[s]…start[s+1].
+// The transposed interpolation as a sparse matrix: source pixel s sums weight[k]·y[index[k]] for k in
+// start[s]…start[s+1].
 struct Footprint {
   int64_t* start;
   uint32_t* index;
@@ -31,17 +32,17 @@ struct Warp {
   int64_t B, C, H, W;
   int64_t order;
   const Action* actions;
-  const int64_t* base;           // per element: which of the distinct bases it has; −1 where exact
-  int64_t bases;                 // how many distinct bases are not the identity
-  const Footprint* footprints;   // per distinct base, for adjoint warps; else null
-  const int64_t* permutation;    // order × block, or null
+  const int64_t* base;          // per element: which of the distinct bases it has; −1 where exact
+  int64_t bases;                // how many distinct bases are not the identity
+  const Footprint* footprints;  // per distinct base, for adjoint warps; else null
+  const int64_t* permutation;   // order × block, or null
   int64_t block;
-  const double* mixing;          // order × 4, or null
+  const double* mixing;  // order × 4, or null
   bool border;
-  int64_t group;                 // channels a task handles together: even where pairs mix
-  int64_t parts;                 // orbit, act: into how many runs of rows a task's image is cut
-  bool whole;                    // orbit: a task makes every element of its image
-  bool reuse;                    // one source image for all elements: interpolate each distinct base once
+  int64_t group;  // channels a task handles together: even where pairs mix
+  int64_t parts;  // orbit, act: into how many runs of rows a task's image is cut
+  bool whole;     // orbit: a task makes every element of its image
+  bool reuse;     // one source image for all elements: interpolate each distinct base once
 
   int64_t groups() const { return (C + group - 1) / group; }
 };
@@ -53,6 +54,12 @@ struct WarpArgs {
   const void* weights;     // (B, E) in the accumulate type, or null
   const int64_t* element;  // act: (B,)
   void* out;               // dense pixels; orbit_inner: (B, C, E) partial sums in double
+};
+
+struct FootprintArgs {
+  Warp warp;
+  const Matrix* bases;
+  const Footprint* out;
 };
 
 // float32, all channels of an image in one group.
@@ -67,8 +74,8 @@ struct OrbitConv2dArgs {
 struct ScoreArgs {
   Dtype dtype;
   int64_t E, B, d;
-  const void* vectors;        // (E, B, d)
-  const void* reference;      // (d,)
+  const void* vectors;    // (E, B, d)
+  const void* reference;  // (d,)
   double beta;
   bool cosine;
   void *activations, *probabilities;  // (B, E)
@@ -82,8 +89,8 @@ struct ScoreGradArgs {
   double beta;
   bool cosine;
   const void *grad_activations, *grad_probabilities;  // (B, E), either may be null
-  void* grad_vectors;       // (E, B, d)
-  double* grad_reference;   // one (d,) partial sum for each task
+  void* grad_vectors;                                 // (E, B, d)
+  double* grad_reference;                             // one (d,) partial sum for each task
 };
 
 struct ContrastiveArgs {
@@ -91,29 +98,35 @@ struct ContrastiveArgs {
   int64_t E, B, d;
   const void* vectors;  // (E, B, d)
   bool normalize;
-  double* partial;         // forward: one sum for each sample
-  void* gram;              // (B, E, E) in the accumulate type: written forward, read backward
-  double scale;            // backward: the incoming gradient over B·E²
+  double* partial;  // forward: one sum for each sample
+  void* gram;       // (B, E, E) in the accumulate type: written forward, read backward
+  double scale;     // backward: the incoming gradient over B·E²
   void* grad_vectors;
 };
 
 // Samples that one task of the score kernels handles; fixed, so that sums do not depend on the number of threads.
 constexpr int64_t kScoreSamples = 16;
 
+// Every kernel and what it takes.
+#define EQUIFAST_CPU_KERNELS(X)           \
+  X(orbit, WarpArgs)                      \
+  X(orbit_adjoint, WarpArgs)              \
+  X(act, WarpArgs)                        \
+  X(act_adjoint, WarpArgs)                \
+  X(orbit_average, WarpArgs)              \
+  X(orbit_average_adjoint, WarpArgs)      \
+  X(orbit_inner, WarpArgs)                \
+  X(orbit_conv2d, OrbitConv2dArgs)        \
+  X(footprint, FootprintArgs)             \
+  X(orbit_scores, ScoreArgs)              \
+  X(orbit_scores_backward, ScoreGradArgs) \
+  X(contrastive_loss, ContrastiveArgs)    \
+  X(contrastive_loss_backward, ContrastiveArgs)
+
 struct Kernels {
-  void (*orbit)(const WarpArgs&, int64_t begin, int64_t end);
-  void (*orbit_adjoint)(const WarpArgs&, int64_t begin, int64_t end);
-  void (*act)(const WarpArgs&, int64_t begin, int64_t end);
-  void (*act_adjoint)(const WarpArgs&, int64_t begin, int64_t end);
-  void (*orbit_average)(const WarpArgs&, int64_t begin, int64_t end);
-  void (*orbit_average_adjoint)(const WarpArgs&, int64_t begin, int64_t end);
-  void (*orbit_inner)(const WarpArgs&, int64_t begin, int64_t end);
-  void (*orbit_conv2d)(const OrbitConv2dArgs&, int64_t begin, int64_t end);
-  void (*footprint)(const Warp&, const Matrix& base, const Footprint& out);
-  void (*orbit_scores)(const ScoreArgs&, int64_t begin, int64_t end);
-  void (*orbit_scores_backward)(const ScoreGradArgs&, int64_t begin, int64_t end);
-  void (*contrastive_loss)(const ContrastiveArgs&, int64_t begin, int64_t end);
-  void (*contrastive_loss_backward)(const ContrastiveArgs&, int64_t begin, int64_t end);
+#define EQUIFAST_MEMBER(name, Args) void (*name)(const Args&, int64_t begin, int64_t end);
+  EQUIFAST_CPU_KERNELS(EQUIFAST_MEMBER)
+#undef EQUIFAST_MEMBER
 };
 
 const Kernels& cpu_kernels();

@@ -17,8 +17,8 @@ void orbit(const WarpArgs& a, int64_t begin, int64_t end) {
       const Site s = site_of(w, 0, b, group);
       if (w.reuse) sampler.prepare(a.in, s);
       for (int64_t e = first; e < (w.whole ? w.order : first + 1); ++e)
-        sampler.write(a.in, s, e, part * rows, smaller((part + 1) * rows, w.H), weights ? weights + b * w.order + e : nullptr,
-                      out + (e * w.B + b) * image + s.c * w.H * w.W);
+        sampler.write(a.in, s, e, part * rows, smaller((part + 1) * rows, w.H),
+                      weights ? weights + b * w.order + e : nullptr, out + (e * w.B + b) * image + s.c * w.H * w.W);
     }
   });
 }

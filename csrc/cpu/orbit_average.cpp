@@ -1,4 +1,5 @@
-// orbit_average: out[b] = Σ_e w[b, e] · ρ S_e y[e, b]; its adjoint sums the transposes, each distinct base gathered once.
+// orbit_average: out[b] = Σ_e w[b, e] · ρ S_e y[e, b]; its adjoint sums the transposes, each distinct base gathered
+// once.
 #include "adjoint.h"
 
 namespace equifast::cpu::EQUIFAST_ISA {
@@ -57,32 +58,6 @@ void orbit_average_adjoint(const WarpArgs& a, int64_t begin, int64_t end) {
         narrow_row(&sums[c * plane], static_cast<T*>(a.out) + (s.b * w.C + s.c + c) * plane, plane);
       }
     }
-  });
-}
-
-// Two passes over the output pixels: count the reads of each source pixel, then list them in output order.
-void footprint(const Warp& w, const Matrix& base, const Footprint& out) {
-  visit(w.dtype, [&]<class T>(T) {
-    using A = Acc<T>;
-    const int64_t plane = w.H * w.W;
-    Interpolator<A> interpolator(base, w.H, w.W, w.border);
-    int64_t* start = out.start;
-    std::memset(start, 0, (plane + 1) * sizeof(int64_t));
-    for (int64_t i = 0; i < w.H; ++i) {
-      interpolator.row(i);
-      interpolator.corners([&](int64_t, int64_t source, A) { ++start[source + 1]; });
-    }
-    for (int64_t s = 0; s < plane; ++s) start[s + 1] += start[s];
-    for (int64_t i = 0; i < w.H; ++i) {
-      interpolator.row(i);
-      interpolator.corners([&](int64_t j, int64_t source, A weight) {
-        const int64_t k = start[source]++;
-        out.index[k] = static_cast<uint32_t>(i * w.W + j);
-        static_cast<A*>(out.weight)[k] = weight;
-      });
-    }
-    for (int64_t s = plane; s > 0; --s) start[s] = start[s - 1];
-    start[0] = 0;
   });
 }
 

@@ -24,7 +24,8 @@ void orbit_conv2d(const OrbitConv2dArgs& a, int64_t begin, int64_t end) {
       if (padded)
         for (int64_t c = 0; c < w.C; ++c)
           for (int64_t i = 0; i < w.H; ++i)
-            std::memcpy(&frame[(c * k.H + a.padding_h + i) * k.W + a.padding_w], &member[c * plane + i * w.W], w.W * sizeof(float));
+            std::memcpy(&frame[(c * k.H + a.padding_h + i) * k.W + a.padding_w], &member[c * plane + i * w.W],
+                        w.W * sizeof(float));
       conv2d(k, padded ? frame.data() : member.data(), row.data(), a.out + (e * w.B + b) * size);
     }
   }

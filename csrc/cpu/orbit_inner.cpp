@@ -38,7 +38,8 @@ void orbit_inner(const WarpArgs& a, int64_t begin, int64_t end) {
         for (s.e = 0; s.e < w.order; ++s.e) {
           const Acc<T>* rows = sampler.band(a.in, s, s.e, i, stop);
           for (int64_t c = 0; c < s.count; ++c) {
-            const T* v = static_cast<const T*>(a.other.data) + s.e * a.other.e + s.b * a.other.b + (s.c + c) * a.other.c;
+            const T* v =
+                static_cast<const T*>(a.other.data) + s.e * a.other.e + s.b * a.other.b + (s.c + c) * a.other.c;
             out[c * w.order + s.e] += dot(rows + c * (stop - i) * w.W, v + i * a.other.h, a.other.h, stop - i, w.W);
           }
         }

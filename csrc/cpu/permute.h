@@ -82,8 +82,7 @@ void permute_rows(int code, const Pixel* source_pixels, int64_t stride, int64_t 
       T* to = out + (i - i0) * out_stride;
       if (p.reverse_col)
         for (int64_t j = 0; j < W; ++j) to[j] = from[W - 1 - j];
-      else
-        std::memcpy(to, from, W * sizeof(T));
+      else std::memcpy(to, from, W * sizeof(T));
     }
     return;
   }
@@ -94,7 +93,8 @@ void permute_rows(int code, const Pixel* source_pixels, int64_t stride, int64_t 
   if (N < K || i1 - i0 < K) {
     for (int64_t i = i0; i < i1; ++i)
       for (int64_t j = 0; j < N; ++j)
-        out[(i - i0) * out_stride + j] = source[(p.reverse_row ? N - 1 - j : j) * stride + (p.reverse_col ? N - 1 - i : i)];
+        out[(i - i0) * out_stride + j] =
+            source[(p.reverse_row ? N - 1 - j : j) * stride + (p.reverse_col ? N - 1 - i : i)];
     return;
   }
   // Down the source in strips of a few tiles, so that the neighbouring lines and pages it fetches are used at once. The

@@ -129,8 +129,7 @@ class Sampler {
         permute_rows(code(e), source(in, s, channel(e, s.c + c)), in.h, w_.H, w_.W, i0, i1, to, w_.W);
       else if constexpr (__is_same(T, A))
         permute_rows(code(e), base_plane(w_.base[e], c), w_.W, w_.H, w_.W, i0, i1, to, w_.W);
-      else
-        return false;
+      else return false;
     }
     return true;
   }

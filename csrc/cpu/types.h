@@ -1,5 +1,5 @@
-// Pixel types and scratch memory of the CPU kernels. Everything here has internal linkage: each instruction set compiles
-// its own copy, and the linker must never merge them.
+// Pixel types and scratch memory of the CPU kernels. Everything here has internal linkage: each instruction set
+// compiles its own copy, and the linker must never merge them.
 #pragma once
 
 #include <cstdint>
@@ -76,7 +76,8 @@ inline void narrow_row(const Acc<T>* in, T* out, int64_t n) {
 #ifdef __AVX512F__
   if constexpr (__is_same(T, half)) {
     for (; j + 16 <= n; j += 16)
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j), _mm512_cvtps_ph(_mm512_loadu_ps(in + j), _MM_FROUND_TO_NEAREST_INT));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j),
+                          _mm512_cvtps_ph(_mm512_loadu_ps(in + j), _MM_FROUND_TO_NEAREST_INT));
   }
 #endif
   for (; j < n; ++j) out[j] = narrow<T>(in[j]);
