@@ -16,10 +16,10 @@ from .reference import OrbitScores
 
 Network = Callable[[Tensor], Tensor]
 
-#: Bytes of orbit a thread takes into the network at once when nothing is to be differentiated: few enough for the cache
-#: to hold them with what the network makes of them. On two threads, 32 rows of 3×96×96 float32: no other number was
-#: faster by more than the noise, and all 256 rows at once took 1.6 times as long.
-CHUNK_BYTES = 7 << 18
+#: Bytes of orbit the network takes at once when nothing is to be differentiated: 64 rows of 3×96×96 float32. Twice as
+#: many took half as long again (measured with `ConvNetwork`): each layer's output was then fresh memory from the
+#: system, page fault by page fault. Fewer gain little, and make threads wait for each other more often.
+CHUNK_BYTES = 7 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +131,8 @@ def canonicalize(
         scores = orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)
         image = act(x, scores.element, group=group, inverse=True)
 
-    Where nothing is to be differentiated, a module in eval mode is run on a CPU in cache-sized chunks of images: such
-    a module is taken to treat its rows one by one.
+    Where nothing is to be differentiated, a module in eval mode is run on a CPU a few images at a time: such a
+    module is taken to treat its rows one by one.
 
     Args:
         x: (B, C, H, W), floating.
@@ -241,12 +241,12 @@ def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str)
 
 
 def _chunk(x: Tensor, network: Network, group: Group) -> int:
-    """Images to run at once: all of them, or as many as the cache holds where rows can be treated one by one."""
+    """Images to run at once: all of them, or CHUNK_BYTES of orbit where rows can be treated one by one."""
     everything = max(x.shape[0], 1)
     if torch.compiler.is_compiling() or x.device.type != "cpu" or not isinstance(network, nn.Module):
         return everything
     orbit_bytes = group.order * x[:1].numel() * x.element_size()
-    fitting = max(CHUNK_BYTES * max(2, torch.get_num_threads()) // max(orbit_bytes, 1), 1)
+    fitting = max(CHUNK_BYTES // max(orbit_bytes, 1), 1)
     if fitting >= everything:
         return everything
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in network.parameters())):

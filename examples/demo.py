@@ -1,6 +1,6 @@
 """Two frozen, pretrained networks made equivariant: tables on the terminal, and a picture for a slide.
 
-    python examples/demo.py [--picture docs/demo.png] [--steps 400] [--threads 2]
+    python examples/demo.py [--picture demo.png] [--drawn docs/demo.png] [--steps 400] [--threads 2]
 
 EfficientNet-Lite0 on 20 ImageNet photographs needs no training at all: it scores the orbit of each photograph by
 its own confidence. A digit network gets a small canonicalizer, trained in front of it on upright digits only.
@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # two spinning threads crawl where others run, too
 
 import data
+import drawn
 import figure
 import mnist
 import numpy as np
@@ -27,12 +28,13 @@ import equifast
 from equifast.nn import Canonicalizer
 
 GROUPS = ("C4", "D4")
-PICTURE = Path(__file__).resolve().parent.parent / "docs" / "demo.png"
+PICTURE = Path("demo.png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--picture", type=Path, default=PICTURE, help="where to write the PNG")
+    parser.add_argument("--drawn", type=Path, help="where to write one with drawn digits for images, to publish")
     parser.add_argument("--steps", type=int, default=400, help="training steps of 256 digits")
     parser.add_argument("--threads", type=int, default=2, help="1 is faster on a busy machine")
     options = parser.parse_args()
@@ -43,10 +45,15 @@ def main() -> None:
     start = time.perf_counter()
     parts = []
     for run in (zero_shot, lambda: trained(options.steps)):
-        title, rows, part = run()
+        title, rows, *some = run()
         print(f"\n{table(title, rows)}\n", flush=True)
-        parts.append(part)
-    figure.draw(options.picture, parts)
+        parts += some
+    photographs, digits, published = parts
+    figure.draw(options.picture, [photographs, digits])
+    if options.drawn:
+        examples, scored = published.examples, "Its orbit, scored by a small network trained on upright digits"
+        upper = photographs._replace(examples=examples[:3], scored=scored)
+        figure.draw(options.drawn, [upper, published._replace(examples=examples[3:], scored="")])
     print(f"{LEGEND}\n\nwrote {options.picture}; {time.perf_counter() - start:.0f} s after the downloads")
 
 
@@ -69,8 +76,11 @@ def zero_shot() -> tuple[str, list[Row], figure.Part]:
     return title, rows, figure.Part(scored, where, examples, rows[0].accuracy, rows[-1].accuracy)
 
 
-def trained(steps: int) -> tuple[str, list[Row], figure.Part]:
-    """The digits: the frozen network alone, then behind a canonicalizer trained here, once for both groups."""
+def trained(steps: int) -> tuple[str, list[Row], figure.Part, figure.Part]:
+    """The digits: the frozen network alone, then behind a canonicalizer trained here, once for both groups.
+
+    The second part has drawn digits in place of real ones.
+    """
     digits, network = data.digits(), data.digit_network()
     images, labels = digits.test, digits.labels
     learned = mnist.canonicalizer("D4")
@@ -84,10 +94,14 @@ def trained(steps: int) -> tuple[str, list[Row], figure.Part]:
         times = timing.compare(module, images[:256])
         rows.append(measure(f"+ equifast {module.group}, trained", network, images, labels, module, times))
     pick = (labels == 4).nonzero()[0]
-    examples = explain(network, modules[0], images[pick], labels[pick], [1], lambda x: x * 0.3081 + 0.1307)
+    real, glyphs = (
+        explain(network, modules[0], *some, turns, lambda x: x * 0.3081 + 0.1307)
+        for some, turns in (((images[pick], labels[pick]), [1]), (drawn.digits("4472"), [1, 3, 2, 1]))
+    )
     scored = "… and by a small network trained on upright digits"
     where = f"Accuracy on {len(images):,} digits"
-    return title, rows, figure.Part(scored, where, examples, rows[0].accuracy, rows[-1].accuracy)
+    part = figure.Part(scored, where, real, rows[0].accuracy, rows[-1].accuracy)
+    return title, rows, part, part._replace(examples=glyphs)
 
 
 def confidence(logits: Tensor) -> Tensor:

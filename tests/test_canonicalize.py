@@ -143,8 +143,8 @@ class Recorder(nn.Module):
 class TestChunks:
     @pytest.fixture
     def big(self):
-        """Chunks of one orbit of C4 and a bit: an image is a quarter of a budget of two threads' worth."""
-        side = int((CHUNK_BYTES * max(2, torch.get_num_threads()) / (4 * 4 * 2.5)) ** 0.5)
+        """Seven images, of whose orbits of C4 two and a half fit a chunk."""
+        side = int((CHUNK_BYTES / (4 * 4 * 2.5)) ** 0.5)
         return torch.rand(7, 1, side, side, generator=torch.Generator().manual_seed(0))
 
     def record(self, big, *, grad=False, training=False, network=None):
