@@ -84,7 +84,8 @@ def artifact_loss(
     if getattr(network, "orbit_group", None) is not None:
         raise ValueError("network: expected one that takes (N, C, H, W) rows, got a fused one; pass its .network")
     if group.permutes(*x.shape[-2:]):
-        return x.new_zeros(()) if vectors is None else F.mse_loss(vectors, vectors)
+        zero = x.new_zeros((), requires_grad=torch.is_grad_enabled())
+        return zero if vectors is None else F.mse_loss(vectors, vectors)
     members = ops.orbit(x, group, padding_mode=padding_mode)
     if vectors is None:
         vectors = network(members)

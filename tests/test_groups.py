@@ -29,6 +29,12 @@ def closed_form(group, e):
     return (-c if r else c, s, s if r else -s, c)
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (6, 8)], ids=str)
+@pytest.mark.parametrize("group", GROUPS, ids=str)
+def test_permutes_where_no_element_interpolates(group, size):
+    assert group.permutes(*size) == all(is_exact(group, e, size) for e in range(group.order))
+
+
 @given(elements(3))
 def test_composition_is_a_group(case):
     group, g, h, k = case
