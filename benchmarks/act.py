@@ -42,7 +42,7 @@ def case(name: str, setting: Setting, ids: tuple[int, ...], device: torch.device
         return direct(way, name)
 
     entries = [
-        Contender("equiadapt", lambda: direct(published_act(setting))),
+        Contender("equiadapt", lambda: direct(published_act(setting), published.note())),
         Contender("eager", plain),
         Contender("compile", lambda: direct(torch.compile(partial(eager.act_by_grid, group=group), dynamic=False))),
         Contender(contenders.ours(device), lambda: direct(partial(equifast.act, group=group, inverse=True))),

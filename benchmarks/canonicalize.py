@@ -73,7 +73,9 @@ def split(timings: Timings, *, comparable: bool = True) -> tuple[Timings, Timing
     than any alone, a difference counts as no less than the limit: the time it takes to write the images that come out.
     Not ``comparable``: the networks do different amounts of work, so each contender's own is taken.
     """
-    whole, alone, outside = Timings(notes=dict(timings.notes)), Timings(), Timings()
+    whole, alone, outside = Timings(), Timings(), Timings()
+    for name, note in timings.notes.items():
+        (alone if name.endswith(SUFFIX) else whole).notes[name.removesuffix(SUFFIX)] = note
     floor = timings.times.get("limit")
     for name, samples in timings.times.items():
         (alone if name.endswith(SUFFIX) else whole).times[name.removesuffix(SUFFIX)] = samples

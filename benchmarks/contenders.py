@@ -71,6 +71,7 @@ class Equiadapt(Pipeline):
     def __init__(self, setting: Setting, device: torch.device, *, artifact: bool = False) -> None:
         state = weights(setting)
         super().__init__(setting, device, published.model(setting, state, device, artifact=artifact))
+        self.note = published.note()
 
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         image = self.module.canonicalize(x)
@@ -94,11 +95,8 @@ class Eager(Pipeline):
         module.register_buffer("reference", reference)
         super().__init__(setting, device, module)
         self.act = eager.quickest_act(setting, device)
+        self.note = self.act.__name__
         self.passes = 1 if eager.exact(setting.group) else 2
-
-    @property
-    def note(self) -> str:
-        return self.act.__name__
 
     def again(self, rows: Tensor) -> Tensor:
         """The network's second pass of a training step."""

@@ -30,7 +30,7 @@ def case(setting: Setting, device: torch.device) -> Case:
     group = setting.group
     plain = partial(eager.orbit, group=group)
     entries = [
-        Contender("equiadapt", lambda: direct(published_orbit(setting))),
+        Contender("equiadapt", lambda: direct(published_orbit(setting), published.note())),
         Contender("eager", lambda: direct(plain)),
         Contender("compile", lambda: direct(torch.compile(plain, dynamic=False))),
         Contender(contenders.ours(device), lambda: direct(partial(equifast.orbit, group=group))),

@@ -45,6 +45,12 @@ def package() -> tuple[SimpleNamespace | None, str]:
     ), ""
 
 
+def note() -> str:
+    """For the rows of this contender, if it isn't the package itself."""
+    found, why = package()
+    return "" if found is not None else f"path rewritten, as the package can't be imported: {why}"
+
+
 def _declare_torchvision_operators() -> None:
     """Let a torchvision built for CUDA be imported beside a torch without it: two schemas it insists on."""
     spec = importlib.util.find_spec("torchvision")

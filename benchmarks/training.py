@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import contenders, eager
 from .canonicalize import SUFFIX, split
-from .harness import Case, Contender, Options, largest_difference, run
+from .harness import Case, Contender, Options, largest_difference, noted, run
 from .results import Row, rows, verdicts
 from .settings import GROUPS, Setting
 
@@ -77,11 +77,12 @@ def case(setting: Setting, device: torch.device) -> Case:
 
     def whole(name: str):
         first = get(name)
-        return lambda x, members: partial(step, first, x)
+        return noted(lambda x, members: partial(step, first, x), first.note)
 
     def alone(name: str):
         first = get(name)
-        return lambda x, members: partial(passes, first, members)
+        note = "one pass" if first.passes == 1 else "two passes"
+        return noted(lambda x, members: partial(passes, first, members), note)
 
     both = ("equiadapt", contenders.ours(device))
     entries = [Contender(name, partial(whole, name)) for name in names(setting, device)]

@@ -16,6 +16,7 @@ STABLE_TORCH_LIBRARY_IMPL(equifast, CPU, m) {
   m.impl("orbit_average", TORCH_BOX(&equifast::orbit_average));
   m.impl("orbit_inner", TORCH_BOX(&equifast::orbit_inner));
   m.impl("orbit_conv2d_direct", TORCH_BOX(&equifast::orbit_conv2d_direct));
+  m.impl("orbit_conv2d_direct_backward", TORCH_BOX(&equifast::orbit_conv2d_direct_backward));
   m.impl("orbit_scores", TORCH_BOX(&equifast::orbit_scores));
   m.impl("orbit_scores_backward", TORCH_BOX(&equifast::orbit_scores_backward));
   m.impl("contrastive_loss", TORCH_BOX(&equifast::contrastive_loss));

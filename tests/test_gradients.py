@@ -175,18 +175,22 @@ def test_the_chosen_element_has_no_gradient():
     assert not scores.element.requires_grad
 
 
-@pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_samples_that_are_not_finite_pass_no_gradient_through_probabilities(similarity):
-    vectors, r = rand(4, 3, 5, dtype=torch.float64), rand(5, dtype=torch.float64, seed=1).requires_grad_()
-    clean = vectors[:, [0, 2]].flatten(0, 1).requires_grad_()
-    vectors[1, 1, 2] = torch.inf
+def test_samples_that_are_not_finite_pass_no_gradient_through_probabilities():
+    """Their scores overflow: finite vectors, infinite dot products."""
+    r = rand(5, dtype=torch.float64, seed=1).requires_grad_()
+    vectors = rand(4, 3, 5, dtype=torch.float64)
+    rows, upstream = [0, 2], rand(2, 4, dtype=torch.float64)
+    clean = vectors[:, rows].flatten(0, 1).requires_grad_()
+    p = equifast.orbit_scores(clean, r, group="C4", similarity="dot").probabilities
+    expected = torch.autograd.grad(p, (clean, r), upstream)
+    vectors[1, 1] = r.detach().sign() * 1.5e308
     broken = vectors.flatten(0, 1).requires_grad_()
-    grads = []
-    for v, rows in ((clean, [0, 1]), (broken, [0, 2])):
-        p = equifast.orbit_scores(v, r, group="C4", similarity=similarity).probabilities[rows]
-        (grad,) = torch.autograd.grad((p * rand(2, 4, dtype=p.dtype)).sum(), v)
-        grads.append(grad.unflatten(0, (4, -1))[:, rows])
-    assert_gradients_near(grads[1:], grads[:1], similarity)
+    p = equifast.orbit_scores(broken, r, group="C4", similarity="dot").probabilities
+    assert p.isnan().any(1).tolist() == [False, True, False]
+    of_vectors, of_r = torch.autograd.grad(p, (broken, r), torch.stack((upstream[0], upstream[0], upstream[1])))
+    of_vectors = of_vectors.unflatten(0, (4, 3))
+    assert_gradients_near((of_vectors[:, rows].flatten(0, 1), of_r), expected, "dot")
+    assert_same(of_vectors[:, 1], torch.zeros(4, 5, dtype=torch.float64))
 
 
 def test_zero_vectors_have_finite_gradients():

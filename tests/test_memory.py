@@ -73,11 +73,13 @@ def test_orbit_conv2d_never_holds_the_orbit(channels, dtype):
         return torch.autograd.grad(out, (x, weight), torch.ones_like(out))
 
     backward(forward())  # the convolution library keeps what it sets up
+    # A few chunks, and what the convolution library makes of each: it pads channels to whole vectors.
+    budget = 13 * CHUNK
+    assert orbit_bytes > 4 * budget
     out, extra = peak(forward)
-    assert extra - out.nbytes < orbit_bytes / 8
+    assert extra - out.nbytes < budget
     _, extra = peak(lambda: backward(out))
-    assert extra - x.nbytes < orbit_bytes / 8
-    assert orbit_bytes / 8 > 5 * CHUNK
+    assert extra - x.nbytes < budget
 
 
 def saved_by(function, leaves):

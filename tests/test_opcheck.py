@@ -18,6 +18,7 @@ NAMES = {
 FALLBACKS = {
     "orbit_inner": ("orbit_average", "_inner_eager"),
     "orbit_conv2d_direct": ("orbit_conv2d", "_direct_eager"),
+    "orbit_conv2d_direct_backward": ("orbit_conv2d", "_direct_backward_eager"),
     "orbit_conv2d_backward": ("orbit_conv2d", "_backward_eager"),
     "orbit_scores_backward": ("orbit_scores", "_backward_eager"),
     "contrastive_loss_backward": ("contrastive_loss", "_backward_eager"),

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from equifast import orbit, orbit_conv2d, reference
 
-from .cases import DTYPES, GROUPS, KINDS, LAYOUTS, PADDING_MODES, TOLERANCES, assert_near, assert_same, rand
+from .cases import (
+    DTYPES,
+    GROUPS,
+    KINDS,
+    LAYOUTS,
+    PADDING_MODES,
+    TOLERANCES,
+    assert_near,
+    assert_near_overall,
+    assert_same,
+    rand,
+)
 
 module = importlib.import_module("equifast.ops.orbit_conv2d")
 
@@ -79,6 +90,37 @@ def test_any_size_of_image_and_kernel(
     out = orbit_conv2d(x, weight, bias, group=group, activation=activation, **options)
     expected = two_steps(x, weight, bias, group=group, **options)
     assert_near(out, getattr(F, activation)(expected) if activation != "none" else expected, scale=3)
+
+
+@given(
+    group=st.sampled_from(GROUPS),
+    batch=st.sampled_from([0, 1, 3, 33, 70]),
+    shape=st.tuples(st.integers(7, 21), st.integers(7, 21)),
+    channels=st.tuples(st.integers(1, 6), st.sampled_from([1, 3, 16, 17, 35])),
+    kernel=st.tuples(st.integers(1, 6), st.integers(1, 9)),
+    stride=pairs,
+    dilation=st.tuples(st.integers(1, 2), st.sampled_from([1, 1, 2])),
+    padding=st.tuples(st.integers(3, 4), st.integers(5, 6)),
+    layout=st.sampled_from(["contiguous", "channels_last", "transposed", "one_row"]),
+    wanted=st.sampled_from(["weight", "bias", "both"]),
+)
+@settings(max_examples=150)
+def test_gradients_of_the_parameters_alone(
+    group, batch, shape, channels, kernel, stride, dilation, padding, layout, wanted
+):
+    """The usual case: images are data."""
+    inputs, outputs = channels
+    x = LAYOUTS[layout](rand(batch, inputs, *shape))
+    parameters = rand(outputs, inputs, *kernel).requires_grad_(wanted != "bias"), rand(outputs)
+    parameters[1].requires_grad_(wanted != "weight")
+    options = {"group": group, "stride": stride, "padding": padding, "dilation": dilation}
+    out, like = orbit_conv2d(x, *parameters, **options), two_steps(x, *parameters, **options)
+    upstream = LAYOUTS[layout](rand(*out.shape, seed=1))
+    leaves = [leaf for leaf in parameters if leaf.requires_grad]
+    ours = torch.autograd.grad(out, leaves, upstream)
+    theirs = torch.autograd.grad(like, leaves, upstream.double())
+    for actual, expected in zip(ours, theirs, strict=True):
+        assert_near_overall(actual, expected, scale=2)
 
 
 @pytest.mark.parametrize("images", [0.4, 1, 3, 8, 1000])

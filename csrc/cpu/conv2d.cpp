@@ -117,6 +117,59 @@ void store_planes(const Conv2d& k, const float* row, int64_t channels, int64_t i
     for (int64_t c = 0; c < channels; ++c) out[c * plane + i * k.out_w + j] = row[j * kBlock + c];
 }
 
+// The other way: one row of (C_out, H', W') planes or of (H', W', C_out) to (W', kBlock), zero past the last channel.
+void load_row(const Conv2d& k, const float* grad, int64_t first, int64_t channels, int64_t i, float* row) {
+  if (channels < kBlock) std::memset(row, 0, k.out_w * kBlock * sizeof(float));
+  if (k.channels_last) {
+    for (int64_t j = 0; j < k.out_w; ++j)
+      std::memcpy(row + j * kBlock, grad + (i * k.out_w + j) * k.out_channels + first, channels * sizeof(float));
+    return;
+  }
+  const int64_t plane = k.out_h * k.out_w;
+  const float* from = grad + first * plane + i * k.out_w;
+  constexpr int64_t K = Tile<uint32_t>::K;
+  int64_t j = 0;
+  if (channels == kBlock)
+    for (; j + K <= k.out_w; j += K)
+      for (int64_t c = 0; c < kBlock; c += K)
+        Tile<uint32_t>::transpose(reinterpret_cast<const uint32_t*>(from + c * plane + j), plane,
+                                  reinterpret_cast<uint32_t*>(row + j * kBlock + c), kBlock);
+  for (; j < k.out_w; ++j)
+    for (int64_t c = 0; c < channels; ++c) row[j * kBlock + c] = from[c * plane + j];
+}
+
+// kRows × kWidth neighbouring taps: to each, its products with one row of gradients (W', kBlock).
+template <int kRows, int kWidth>
+void taps(const Conv2d& k, const float* image, const float* row, float* sums) {
+  Vector* to = reinterpret_cast<Vector*>(sums);
+  Vector sum[kRows * kWidth];
+#pragma GCC unroll 28
+  for (int t = 0; t < kRows * kWidth; ++t) sum[t] = to[t];
+  const int64_t down = k.dilation_h * k.W;
+  for (int64_t j = 0; j < k.out_w; ++j, image += k.stride_w) {
+    const Vector g = reinterpret_cast<const Vector*>(row)[j];
+#pragma GCC unroll 28
+    for (int t = 0; t < kRows * kWidth; ++t) sum[t] += g * image[t / kWidth * down + t % kWidth];
+  }
+#pragma GCC unroll 28
+  for (int t = 0; t < kRows * kWidth; ++t) to[t] = sum[t];
+}
+
+constexpr int kTapRows = 4;
+
+using Taps = void (*)(const Conv2d&, const float*, const float*, float*);
+struct TapsOfWidth {
+  Taps run[kTapRows];
+};
+template <int... w>
+constexpr auto taps_of(std::integer_sequence<int, w...>) {
+  struct {
+    TapsOfWidth of[sizeof...(w)];
+  } all = {{{{taps<1, w + 1>, taps<2, w + 1>, taps<3, w + 1>, taps<4, w + 1>}}...}};
+  return all;
+}
+constexpr auto kTaps = taps_of(std::make_integer_sequence<int, kMaxWidth>());
+
 }  // namespace
 
 // image: dense (C, H, W). out: one image, (C_out, H', W') or (H', W', C_out). row: scratch of (W', kBlock).
@@ -139,6 +192,26 @@ void conv2d(const Conv2d& k, const float* image, float* row, float* out) {
       }
       for (int64_t j = 0; j < k.out_w; ++j)
         std::memcpy(out + (i * k.out_w + j) * k.out_channels + first, row + j * kBlock, channels * sizeof(float));
+    }
+  }
+}
+
+// The gradients of weight (blocks, C, kernel_h, kernel_w, kBlock) and bias (blocks, kBlock), added to what is there.
+void conv2d_weight(const Conv2d& k, const float* image, const float* grad, float* row, float* weight, float* bias) {
+  for (int64_t block = 0; block < k.blocks(); ++block) {
+    const int64_t first = block * kBlock, channels = smaller(kBlock, k.out_channels - first);
+    Vector& total = reinterpret_cast<Vector*>(bias)[block];
+    for (int64_t i = 0; i < k.out_h; ++i) {
+      load_row(k, grad, first, channels, i, row);
+      for (int64_t j = 0; j < k.out_w; ++j) total += reinterpret_cast<const Vector*>(row)[j];
+      float* to = weight + block * k.taps() * kBlock;
+      for (int64_t c = 0; c < k.C; ++c)
+        for (int64_t r = 0; r < k.kernel_h; r += kTapRows) {
+          const int64_t rows = smaller(kTapRows, k.kernel_h - r);
+          const float* from = image + (c * k.H + i * k.stride_h + r * k.dilation_h) * k.W;
+          kTaps.of[k.kernel_w - 1].run[rows - 1](k, from, row, to);
+          to += rows * k.kernel_w * kBlock;
+        }
     }
   }
 }

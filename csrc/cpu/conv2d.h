@@ -7,7 +7,8 @@ namespace equifast::cpu {
 
 enum class Activation { none, relu, gelu, silu };
 
-constexpr int64_t kBlock = 16;  // output channels in a vector
+constexpr int64_t kBlock = 16;    // output channels in a vector
+constexpr int64_t kMaxWidth = 7;  // of a kernel whose weight gradient is taken here, undilated along the row
 
 struct Conv2d {
   int64_t C, H, W;  // the image, padding included
@@ -16,7 +17,7 @@ struct Conv2d {
   const float* weight;  // (blocks, C, kernel_h, kernel_w, kBlock), zero past the last channel
   const float* bias;    // (blocks, kBlock)
   Activation activation;
-  bool channels_last;  // of the output
+  bool channels_last;  // of the output and of its gradient
 
   int64_t blocks() const { return (out_channels + kBlock - 1) / kBlock; }
   int64_t taps() const { return C * kernel_h * kernel_w; }

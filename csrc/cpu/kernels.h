@@ -68,7 +68,9 @@ struct OrbitConv2dArgs {
   Images in;
   Conv2d conv;
   int64_t padding_h, padding_w;
-  float* out;
+  float* out;         // weight gradient: for each task, that of weight and then that of bias, as conv2d.h has them
+  const float* grad;  // weight gradient: that of the output
+  int64_t samples;    // weight gradient: images a task sums
 };
 
 struct ScoreArgs {
@@ -117,6 +119,7 @@ constexpr int64_t kScoreSamples = 16;
   X(orbit_average_adjoint, WarpArgs)      \
   X(orbit_inner, WarpArgs)                \
   X(orbit_conv2d, OrbitConv2dArgs)        \
+  X(orbit_conv2d_weight, OrbitConv2dArgs) \
   X(footprint, FootprintArgs)             \
   X(orbit_scores, ScoreArgs)              \
   X(orbit_scores_backward, ScoreGradArgs) \

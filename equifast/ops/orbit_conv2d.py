@@ -19,6 +19,9 @@ CHUNK_BYTES = 7 << 18
 #: Up to these many input channels and weights, our own kernel measures faster than oneDNN on a ready orbit.
 DIRECT_CHANNELS, DIRECT_WEIGHTS = 4, 1 << 16
 
+#: Columns of a kernel whose weight gradient our own takes, undilated.
+DIRECT_WIDTH = 7
+
 #: Activations that run on each chunk while it is in cache.
 ACTIVATIONS = {
     "none": lambda y: y,
@@ -167,6 +170,20 @@ def _direct_fake(x, weight, bias, table, stride, padding, dilation, padding_mode
 register("orbit_conv2d_direct", eager=_direct_eager, fake=_direct_fake)
 
 
+def _direct_backward_eager(grad, x, kernel, table, stride, padding, dilation, padding_mode, channels_last):
+    weight = x.new_empty((grad.shape[1], x.shape[1], *kernel))
+    rows = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
+    options = (weight.shape[:1], stride, padding, dilation, False, [0, 0], 1, [False, True, True])
+    return torch.ops.aten.convolution_backward(grad, rows, weight, *options)[1:]
+
+
+def _direct_backward_fake(grad, x, kernel, table, stride, padding, dilation, padding_mode, channels_last):
+    return x.new_empty((grad.shape[1], x.shape[1], *kernel)), x.new_empty(grad.shape[1])
+
+
+register("orbit_conv2d_direct_backward", eager=_direct_backward_eager, fake=_direct_backward_fake)
+
+
 def _setup_context(ctx, inputs, output):
     x, weight, bias, *ctx.options, activation = inputs
     if activation != "none":
@@ -193,6 +210,11 @@ register(
 
 
 def _backward_eager(grad, x, weight, table, stride, padding, dilation, padding_mode, needs):
+    if not needs[0] and _direct(x, weight) and weight.shape[3] <= DIRECT_WIDTH and dilation[1] == 1:
+        last = suggest_memory_format(grad) == torch.channels_last
+        options = (table, stride, padding, dilation, padding_mode, last)
+        grads = torch.ops.equifast.orbit_conv2d_direct_backward(grad, x, weight.shape[2:], *options)
+        return x.new_empty(0), *(g if n else g.new_empty(0) for g, n in zip(grads, needs[1:], strict=True))
     grads = _backward_fake(grad, x, weight, table, stride, padding, dilation, padding_mode, needs)
     grad_x, _, _ = grads
     # Sums over chunks run in float32 at least.
