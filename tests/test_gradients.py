@@ -116,10 +116,11 @@ def test_double_backward_says_why_there_is_none(name, function):
     assert callable(getattr(reference, name))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["C4", "C5", "D3"])
-def test_only_what_needs_a_gradient_gets_one(name):
+def test_only_what_needs_a_gradient_gets_one(name, dtype):
     group = next(g for g in GROUPS if g.name == name)
-    for label, function, leaves in differentiable(group, (6, 6), torch.float64):
+    for label, function, leaves in differentiable(group, (6, 6), dtype):
         whole = gradients(function, ops, leaves)
         for i, expected in enumerate(whole):
             mine = [leaf.detach().requires_grad_(k == i) for k, leaf in enumerate(leaves)]

@@ -107,5 +107,19 @@ def test_neither_the_number_of_threads_nor_the_run_changes_a_bit(threads):
         compare(actual, expected, same_but_for_convolutions if threads > 1 else same)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("batch", [1, 8, 40])
+def test_threads_change_no_bit_of_the_direct_convolution(batch, threads):
+    x, leaves = rand(batch, 3, 12, 12), [t.requires_grad_() for t in (rand(20, 3, 3, 3), rand(20))]
+    results = []
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        out = ops.orbit_conv2d(x, *leaves, group="C8", padding=1)
+        results.append((out, *torch.autograd.grad(out, leaves, rand(*out.shape, seed=1))))
+    torch.set_num_threads(1)
+    for one, more in zip(*results, strict=True):
+        assert_same(more, one)
+
+
 if __name__ == "__main__":
     save(sys.argv[1])

@@ -4,8 +4,8 @@
 namespace equifast::cpu::EQUIFAST_ISA {
 namespace {
 
-// Lanes of one vector, so that the sum neither depends on the instruction set nor waits for one addition at a time.
-constexpr int64_t kLanes = 16;
+// Independent sums, so that the result neither depends on the instruction set nor waits for one addition at a time.
+constexpr int64_t kLanes = 32;
 
 template <class T>
 double dot(const Acc<T>* rows, const T* v, int64_t stride, int64_t height, int64_t width) {

@@ -242,8 +242,9 @@ def _backward_eager(grad, x, weight, table, stride, padding, dilation, padding_m
             rows = _warp.unflatten(parts[0], e_end - e)
             into = torch.ops.equifast.orbit_average(rows, None, part, [], [], padding_mode, True)
             grad_x[b:b_end] = into if e == 0 else grad_x[b:b_end] + into
-        for total, part in zip(sums, parts[1:], strict=True):
-            if part is not None:
+        # Asked for one of the two, oneDNN gives both.
+        for total, part, needed in zip(sums, parts[1:], needs[1:], strict=True):
+            if needed:
                 total += part
     if needs[0] and not grad.numel():
         grad_x.zero_()
