@@ -62,6 +62,13 @@ std::tuple<Tensor, Tensor> orbit_scores_backward(std::optional<Tensor> grad_acti
                                                  Tensor reference, Tensor probabilities, double beta, bool cosine) {
   STD_TORCH_CHECK(probabilities.dim() == 2, "probabilities: expected (B, E)");
   const int64_t order = probabilities.size(1), B = batch_of(vectors, order), d = vectors.size(1), tasks = tasks_of(B);
+  STD_TORCH_CHECK(probabilities.size(0) == B, "probabilities: expected (", B, ", ", order, ")");
+  STD_TORCH_CHECK(reference.dim() == 1 && reference.size(0) == d, "reference: expected (", d, ",)");
+  for (const Tensor& t : {grad_activations.value_or(probabilities), grad_probabilities.value_or(probabilities)})
+    STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == B && t.size(1) == order && t.scalar_type() == vectors.scalar_type(),
+                    "gradients: expected (", B, ", ", order, ") of the dtype of vectors");
+  for (const Tensor& t : {reference, probabilities})
+    STD_TORCH_CHECK(t.scalar_type() == vectors.scalar_type(), "expected the dtype of vectors throughout");
   const Tensor v = contiguous(vectors), r = contiguous(reference), p = contiguous(probabilities);
   if (grad_activations) grad_activations = contiguous(*grad_activations);
   if (grad_probabilities) grad_probabilities = contiguous(*grad_probabilities);
@@ -107,6 +114,9 @@ std::tuple<Tensor, Tensor> contrastive_loss(Tensor vectors, int64_t order, bool 
 Tensor contrastive_loss_backward(Tensor grad, Tensor vectors, Tensor gram, bool normalize) {
   STD_TORCH_CHECK(gram.dim() == 3, "gram: expected (B, E, E)");
   const int64_t order = gram.size(1), B = batch_of(vectors, order), d = vectors.size(1);
+  STD_TORCH_CHECK(gram.size(0) == B && gram.size(2) == order, "gram: expected (", B, ", ", order, ", ", order, ")");
+  const auto wide = vectors.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(gram.scalar_type() == wide, "gram: expected the accumulate type of vectors");
   const Tensor v = contiguous(vectors), g = contiguous(gram);
   Tensor out = empty(v, {order * B, d});
   if (B == 0) return out;

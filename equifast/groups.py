@@ -17,7 +17,7 @@ Matrix = tuple[float, float, float, float]
 ROW = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """C_n (``reflections=False``) or D_n (``reflections=True``); ids run over ``range(order)``, 0 is the identity."""
 
@@ -29,6 +29,12 @@ class Group:
             raise TypeError(f"n: expected an int, got {type(self.n).__name__}")
         if self.n < 1:
             raise ValueError(f"n: expected at least 1 rotation, got {self.n}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Group) and (self.n, self.reflections) == (other.n, other.reflections)
+
+    def __hash__(self) -> int:
+        return hash((self.n, self.reflections))
 
     @property
     def order(self) -> int:

@@ -43,7 +43,7 @@ def orbit_average(
     checks.channels("y", y, representation, group.order)
     checks.tensor("weights", weights)
     if weights.dtype not in (y.dtype, torch.float32):
-        raise TypeError(f"weights: expected {y.dtype} or float32, got {weights.dtype}")
+        raise TypeError(f"weights: expected {y.dtype} or torch.float32, got {weights.dtype}")
     if weights.shape != (y.shape[0] // group.order, group.order):
         expected = (y.shape[0] // group.order, group.order)
         raise ValueError(f"weights: expected {expected}, got {checks.shape(weights)}")
