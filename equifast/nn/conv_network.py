@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from .folding import has_hooks, needs_grad, run
@@ -56,7 +57,8 @@ class ConvNetwork(nn.Module):
             layers += (conv, nn.BatchNorm2d(out_channels), nn.GELU())
             channels = out_channels
         features = channels * math.prod(size)
-        self.enc_network = nn.Sequential(*layers)
+        # Weights in channels_last bring everything between the layers there, where oneDNN is quicker both ways.
+        self.enc_network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.final_fc = nn.Sequential(
             nn.BatchNorm1d(features), nn.Dropout(0.5), nn.ReLU(), nn.Linear(features, out_vector_size)
         )
