@@ -19,14 +19,24 @@ else:
     from .canonicalize import CanonicalForm, canonicalize
     from .groups import CyclicGroup, DihedralGroup, Group, as_group
     from .nn.fusion import fuse_first_layer
-    from .ops import act, orbit, orbit_average, orbit_conv2d, orbit_scores
-    from .reference import OrbitScores
+    from .ops import (
+        act,
+        orbit,
+        orbit_average,
+        orbit_conv2d,
+        orbit_conv2d_pool,
+        orbit_linear_scores,
+        orbit_losses,
+        orbit_scores,
+    )
+    from .reference import OrbitLosses, OrbitScores
 
     __all__ = [
         "CanonicalForm",
         "CyclicGroup",
         "DihedralGroup",
         "Group",
+        "OrbitLosses",
         "OrbitScores",
         "act",
         "as_group",
@@ -38,6 +48,9 @@ else:
         "orbit",
         "orbit_average",
         "orbit_conv2d",
+        "orbit_conv2d_pool",
+        "orbit_linear_scores",
+        "orbit_losses",
         "orbit_scores",
         "reference",
     ]

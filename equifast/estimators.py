@@ -11,18 +11,15 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
 from .groups import Group
+from .ops.angle_inner import angle_inner
 from .reference import OrbitScores, accumulate_dtype
 
 Estimator = Callable[[Tensor, OrbitScores, Group, float, str], tuple[Tensor, Tensor]]
 Table = tuple[float, ...]
-
-#: Bytes of images at a time in the backward pass of `angle` on a CPU, which has some fifteen temporaries of their size.
-CHUNK_BYTES = 1 << 20
 
 
 def none(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
@@ -63,8 +60,9 @@ def angle(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mod
     The choice is read as ``θ = Σ_e p_e·θ_e`` (a plain number, not a point of the circle) and ``r = Σ_e p_e·r_e``, the
     image as ``(1 − r)·R(−θ)x + r·F R(−θ)x``. So ``∂L/∂p_e = (∂L/∂θ)·θ_e + (∂L/∂r)·r_e`` with the analytic derivative
     of the bilinear warp by its angle: where a sample falls on a pixel, the mean of the slopes on either side; zero
-    where the border clamps. Its backward pass is in eager PyTorch, and is here for comparison with published results:
-    `straight_through` is faster, and knows that 0° and 315° are neighbours.
+    where the border clamps. Its backward pass is one kernel on a GPU, which has no derivative of its own, and eager
+    PyTorch on a CPU. It is here for comparison with published results: `straight_through` knows that 0° and 315° are
+    neighbours, and is faster on a CPU.
     """
     table = group.action_table(inverse=True)
     image = _Angle.apply(x, scores.probabilities, scores.element, table, padding_mode, group)
@@ -124,52 +122,7 @@ class _Angle(torch.autograd.Function):
 
 def angle_gradient(x: Tensor, image: Tensor, grad: Tensor, element: Tensor, group: Group, padding_mode: str) -> Tensor:
     """``∂L/∂p`` (B, E) of `angle` at the chosen element, from x, its canonical image and the gradient there."""
-    x, image, grad = (t.to(accumulate_dtype(t.dtype)) for t in (x, image, grad))
-    turns = torch.arange(group.order, device=x.device) % group.n
-    angles = turns.to(grad.dtype) * (2 * math.pi / group.n)
-    reflected = torch.arange(group.order, device=x.device) >= group.n
-    chosen = reflected[element]
-    # With y the image, F·y is the other branch, whichever of the two was taken.
-    sign = torch.where(chosen, -1.0, 1.0).to(grad.dtype)
-    by_flag = sign * (grad * (image.flip(-1) - image)).sum((1, 2, 3))
-    unflipped = torch.where(chosen[:, None, None, None], grad.flip(-1), grad)
-    image_bytes = max(x[:1].numel() * x.element_size(), 1)
-    images = x.shape[0] if torch.compiler.is_compiling() or x.is_cuda else CHUNK_BYTES // image_bytes
-    parts = (t.split(max(images, 1)) for t in (unflipped, x, element % group.n))
-    by_angle = torch.cat(
-        [
-            (g * rotation_derivative(part, j, group, padding_mode)).sum((1, 2, 3))
-            for g, part, j in zip(*parts, strict=True)
-        ]
-    )
-    return by_angle[:, None] * angles + by_flag[:, None] * reflected
-
-
-def rotation_derivative(x: Tensor, turns: Tensor, group: Group, padding_mode: str) -> Tensor:
-    """``d/dθ R(−θ)x`` at θ = 2π·turns/n for each sample: (B, C, H, W) and ids (B,) → (B, C, H, W)."""
-    height, width = x.shape[-2:]
-    matrices = [group.matrix(j) for j in range(group.n)]
-    m = torch.tensor(matrices, dtype=x.dtype, device=x.device)[turns][:, :, None, None]
-    dx = torch.arange(width, dtype=x.dtype, device=x.device) - (width - 1) / 2
-    dy = torch.arange(height, dtype=x.dtype, device=x.device)[:, None] - (height - 1) / 2
-    # R(−θ)x reads x at (u, v) = g·(dx, dy) about the centre; so du/dθ = v and dv/dθ = −u.
-    u, v = m[:, 0] * dx + m[:, 1] * dy, m[:, 2] * dx + m[:, 3] * dy
-    column, row = u + (width - 1) / 2, v + (height - 1) / 2
-    # Beyond a margin of two pixels nothing changes with the position: footprints are moved to its edge.
-    mode = "replicate" if padding_mode == "border" else "constant"
-    flat, stride = F.pad(x, (2, 2, 2, 2), mode=mode).flatten(2), width + 4
-    u, v = u[:, None], v[:, None]
-    total = torch.zeros_like(x)
-    # The slopes to the right and below, then those to the left and above: they differ where a sample is on a pixel.
-    for first in (torch.floor, lambda position: position.ceil() - 1):
-        i, j = first(column).clamp(-2, width), first(row).clamp(-2, height)
-        index = ((j + 2) * stride + (i + 2)).long().flatten(1)[:, None].expand(-1, x.shape[1], -1)
-        last = stride + 1
-        a, b, c, d = (
-            flat[..., k : flat.shape[2] - last + k].gather(2, index).view(x.shape) for k in (0, 1, stride, last)
-        )
-        top, left = b - a, c - a
-        along_x = top + (row - j)[:, None] * (d - c - top)
-        along_y = left + (column - i)[:, None] * (d - b - left)
-        total = total + along_x * v - along_y * u
-    return total / 2
+    sums = angle_inner(x, image, grad, element, group.action_table(inverse=True), group.n, padding_mode)
+    ids = torch.arange(group.order, device=x.device)
+    angles = (ids % group.n).to(sums.dtype) * (2 * math.pi / group.n)
+    return sums[:, :1] * angles + sums[:, 1:] * (ids >= group.n)

@@ -31,6 +31,16 @@ class OrbitScores(NamedTuple):
     element: Tensor
 
 
+class OrbitLosses(NamedTuple):
+    """What `orbit_losses` returns: those of `OrbitScores`, and two scalars."""
+
+    activations: Tensor
+    probabilities: Tensor
+    element: Tensor
+    prior: Tensor
+    contrastive: Tensor
+
+
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for everything narrower: no kernel sums in half precision."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -86,6 +96,24 @@ def orbit_conv2d(
     return F.conv2d(orbit(x, group, padding_mode=padding_mode), weight, bias, stride, padding, dilation)
 
 
+def orbit_conv2d_pool(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    group: Group | str,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    padding_mode: str = "border",
+    activation: str = "relu",
+) -> Tensor:
+    """``activation(orbit_conv2d(x, weight, bias)).mean((2, 3))``: (B, C, H, W) → (E·B, C_out)."""
+    options = {"group": group, "stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
+    y = orbit_conv2d(x, weight, bias, **options)
+    return (y if activation == "none" else getattr(F, activation)(y)).mean((2, 3))
+
+
 def orbit_scores(
     vectors: Tensor,
     reference: Tensor,
@@ -101,6 +129,41 @@ def orbit_scores(
     r = reference.to(wide)
     scores = F.cosine_similarity(v, r, dim=-1) if similarity == "cosine" else v @ r
     return select(scores.t(), beta, vectors.dtype)
+
+
+def orbit_linear_scores(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    reference: Tensor,
+    *,
+    group: Group | str,
+    beta: float = 1.0,
+    similarity: str = "cosine",
+) -> OrbitScores:
+    """`orbit_scores` of ``F.linear(features, weight, bias)``: features (E·B, f), weight (d, f), the others (d,)."""
+    vectors = F.linear(features, weight, bias)
+    return orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)
+
+
+def orbit_losses(
+    vectors: Tensor,
+    reference: Tensor,
+    *,
+    group: Group | str,
+    target: Tensor | None = None,
+    beta: float = 1.0,
+    prior_beta: float | None = None,
+    similarity: str = "cosine",
+    normalize: bool = False,
+) -> OrbitLosses:
+    """`orbit_scores`, mean cross-entropy of ``prior_beta·activations`` with ``target`` (B,), and `contrastive_loss`."""
+    scores = orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)
+    logits = scores.activations.to(accumulate_dtype(vectors.dtype))
+    if target is None:
+        target = torch.zeros_like(scores.element)
+    prior = F.cross_entropy(logits if prior_beta is None else logits * prior_beta, target).to(vectors.dtype)
+    return OrbitLosses(*scores, prior, contrastive_loss(vectors, group=group, normalize=normalize))
 
 
 def select(scores: Tensor, beta: float = 1.0, dtype: torch.dtype | None = None) -> OrbitScores:

@@ -168,6 +168,14 @@ def differentiable(
                 lambda library, *leaves, options=options: library.orbit_conv2d(*leaves, group=group, **options),
                 (rand(batch, 2, *shape, dtype=dtype), rand(4, 2, 3, 3, dtype=dtype, seed=1), *bias),
             )
+    for activation, options in (("gelu", CONVOLUTIONS[1]), ("silu", CONVOLUTIONS[2]), ("none", CONVOLUTIONS[2])):
+        yield (
+            f"orbit_conv2d_pool {activation}",
+            lambda library, *leaves, more={"activation": activation, **options}: library.orbit_conv2d_pool(
+                *leaves, group=group, **more
+            ),
+            (*(rand(*s, dtype=dtype, seed=i) for i, s in enumerate(((batch, 2, *shape), (4, 2, 3, 3), (4,)))),),
+        )
     for similarity in ("cosine", "dot"):
         for outputs in (slice(0, 1), slice(1, 2), slice(0, 2)):
             yield (
@@ -177,6 +185,29 @@ def differentiable(
                 )[outputs],
                 (rand(e * batch, 7, dtype=dtype), rand(7, dtype=dtype, seed=1)),
             )
+        yield (
+            f"orbit_linear_scores {similarity}",
+            lambda library, *leaves, similarity=similarity: library.orbit_linear_scores(
+                *leaves, group=group, beta=1.7, similarity=similarity
+            )[:2],
+            (
+                rand(e * batch, 5, dtype=dtype),
+                rand(7, 5, dtype=dtype, seed=1),
+                rand(7, dtype=dtype, seed=2),
+                rand(7, dtype=dtype, seed=3),
+            ),
+        )
+        for normalize in (False, True):
+            options = {"beta": 1.7, "similarity": similarity, "normalize": normalize}
+            options |= {"prior_beta": 0.7} if normalize else {}
+            for outputs in (slice(0, 2), slice(3, 4), slice(3, 5)):
+                yield (
+                    f"orbit_losses {similarity} {normalize} {outputs.start}:{outputs.stop}",
+                    lambda library, v, r, options=options, outputs=outputs: library.orbit_losses(
+                        v, r, group=group, **options
+                    )[outputs],
+                    (rand(e * batch, 7, dtype=dtype), rand(7, dtype=dtype, seed=1)),
+                )
     for normalize in (False, True):
         yield (
             f"contrastive_loss {normalize}",
@@ -237,6 +268,9 @@ def samples(
         yield Sample("orbit_inner", (images(batch, c, 4, 4), images(order, batch, c, 4, 4), *action))
         yield Sample("orbit_inner", (images(order, batch, c, 4, 4), images(batch, c, 4, 4), *action))
         yield Sample("orbit_inner", (images(batch, c, 4, 4), images(batch, c, 4, 4), *action))
+        if not requires_grad:
+            three = (images(batch, c, 5, 6) for _ in range(3))
+            yield Sample("angle_inner", (*three, ids(group, batch), table, group.n, padding_mode))
 
         h, w, stride, padding, dilation = 7, 8, [2, 1], [1, 0], [1, 2]
         conv = (new(3, 2, 3, 2), table, stride, padding, dilation, padding_mode)
@@ -254,6 +288,12 @@ def samples(
             grad = images(order * batch, 3, 4, 6)
             for needs in ([True, True, True], [adjoint, not adjoint, False]):
                 yield Sample("orbit_conv2d_backward", (grad, images(batch, 2, h, w), *conv, needs))
+            rows = new(order * batch, 3)
+            for needs in ([True, True, adjoint], [adjoint, not adjoint, False]):
+                pool = (images(batch, 2, h, w), conv[0], bias, *conv[1:], "silu" if adjoint else "gelu")
+                yield Sample("orbit_conv2d_pool_backward", (rows, *pool, needs))
+        activation = "relu" if adjoint else "gelu"
+        yield Sample("orbit_conv2d_pool", (images(batch, 2, h, w), conv[0], bias, *conv[1:], activation))
 
         vectors, reference = new(order * batch, 5), new(5)
         cosine, normalize = adjoint, representation == "regular"
@@ -266,3 +306,15 @@ def samples(
                 yield Sample("orbit_scores_backward", (*pair, vectors, reference, probabilities, 1.5, cosine))
             gram = new(batch, order, order, dtype=wide)
             yield Sample("contrastive_loss_backward", (new(), vectors, gram, normalize))
+
+        target = ids(group, batch) if adjoint else None
+        losses = (vectors, reference, target)
+        yield Sample("orbit_losses", (*losses, order, 1.5, 2.5, cosine, normalize))
+        if not requires_grad:
+            activations, scalars = new(batch, order), (new(), new())
+            for pairs in ((*grads, *scalars), (None, None, *scalars), (*grads, None, None)):
+                saved = (*losses, activations, probabilities, gram)
+                yield Sample("orbit_losses_backward", (*pairs, *saved, 1.5, 2.5, cosine, normalize))
+
+        linear = (new(order * batch, 6), new(5, 6), new(5) if adjoint else None, reference)
+        yield Sample("orbit_linear_scores", (*linear, order, 1.5, cosine))

@@ -22,6 +22,8 @@ FALLBACKS = {
     "orbit_conv2d_backward": ("orbit_conv2d", "_backward_eager"),
     "orbit_scores_backward": ("orbit_scores", "_backward_eager"),
     "contrastive_loss_backward": ("contrastive_loss", "_backward_eager"),
+    "orbit_conv2d_pool_backward": ("orbit_conv2d_pool", "_pool_backward_eager"),
+    "orbit_losses_backward": ("orbit_losses", "_backward_eager"),
 }
 
 CHEAP = ("test_schema", "test_autograd_registration", "test_faketensor")

@@ -59,6 +59,12 @@ def orbit_conv2d(
     Raises:
         ValueError, TypeError: naming the argument that is off. RuntimeError: an activation where gradients are needed.
     """
+    options = _checked(x, weight, bias, group, stride, padding, dilation, padding_mode, activation)
+    return torch.ops.equifast.orbit_conv2d(x, weight, bias, *options)
+
+
+def _checked(x, weight, bias, group, stride, padding, dilation, padding_mode, activation) -> tuple:
+    """What the op takes after its tensors, or an error that names the argument that is off."""
     checks.images("x", x)
     checks.tensor("weight", weight)
     if weight.dim() != 4 or weight.shape[1] != x.shape[1] or 0 in weight.shape[2:]:
@@ -77,7 +83,7 @@ def orbit_conv2d(
         if size + 2 * p < d * (k - 1) + 1:
             raise ValueError(f"x: expected {axis} of at least {d * (k - 1) + 1 - 2 * p} for this kernel, got {size}")
     table = as_group(group).action_table(inverse=True)
-    return torch.ops.equifast.orbit_conv2d(x, weight, bias, table, stride, padding, dilation, padding_mode, activation)
+    return table, stride, padding, dilation, padding_mode, activation
 
 
 def _positive(name: str, value: int | tuple[int, int]) -> tuple[int, int]:

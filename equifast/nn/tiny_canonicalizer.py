@@ -1,0 +1,158 @@
+"""The smallest canonicalizer: one convolution of the orbit, pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from .. import checks, ops
+from ..groups import Group, as_group
+from ..ops.orbit_conv2d import ACTIVATIONS
+from .canonicalizer import Canonicalizer
+
+Size = int | tuple[int, int]
+
+
+class PooledOrbitConv2d(nn.Module):
+    """Features of every orbit member, `equifast.ops.orbit_conv2d_pool`: (B, C, H, W) → (E·B, out_channels).
+
+    A network for `canonicalize` that makes the orbit itself: the mean over pixels of an activated convolution of each
+    member. Neither the orbit nor the convolution's output is in memory, forward or backward.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as `torch.nn.Conv2d` has them.
+        group: such as ``"C4"``.
+        activation: "none", "relu", "gelu" or "silu".
+        padding_mode: of the orbit ("border" or "zeros"); the convolution itself pads with zeros.
+
+    Raises:
+        ValueError: for a group, an activation or a padding_mode there is none of.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        group: Group | str,
+        *,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        bias: bool = True,
+        activation: str = "gelu",
+        padding_mode: str = "border",
+    ) -> None:
+        super().__init__()
+        checks.one_of("activation", activation, ACTIVATIONS)
+        checks.padding_mode(padding_mode)
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias)
+        self.weight, self.bias = conv.weight, conv.bias
+        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self.activation = activation
+        self.orbit_group = as_group(group)
+        self.padding_mode = padding_mode
+
+    @property
+    def out_vector_size(self) -> int:
+        return self.weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.orbit_conv2d_pool(
+            x,
+            self.weight,
+            self.bias,
+            group=self.orbit_group,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            padding_mode=self.padding_mode,
+            activation=self.activation,
+        )
+
+    def extra_repr(self) -> str:
+        weight = " × ".join(map(str, self.weight.shape))
+        return (
+            f"{self.orbit_group}, weight {weight}, bias={self.bias is not None}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, activation={self.activation}, "
+            f"padding_mode={self.padding_mode}"
+        )
+
+
+class TinyCanonicalizer(Canonicalizer):
+    """A `Canonicalizer` whose network is one layer: orbit, convolution, activation, mean over pixels.
+
+    Its vectors are compared with the reference as ever: on a GPU, all from x to the chosen element runs in two
+    launches (`orbit_conv2d_pool`, `orbit_scores`; a few more for images that are few, or groups that interpolate), with
+    only (E·B, channels) in memory between. ``forward(x)`` takes (B, C, H, W) and returns a `CanonicalForm`;
+    ``state_dict`` has ``reference``, ``network.weight`` and ``network.bias``.
+
+    Equivalent to::
+
+        vectors = gelu(conv(orbit(preprocess(x), group))).mean((2, 3))         # (E·B, channels)
+        scores = orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)
+
+    Args:
+        in_channels: C of x, after ``preprocess``.
+        group: such as ``"C4"``.
+        channels: of the convolution, and d.
+        kernel_size, stride, padding, dilation, bias: of the convolution, as `torch.nn.Conv2d` has them.
+        activation: "none", "relu", "gelu" or "silu".
+        reference: (channels,) to start from; by default drawn from a normal distribution.
+        learn_reference: whether it is a parameter, or a buffer.
+        beta, similarity, preprocess, estimator, padding_mode: as `canonicalize` has them. In eval mode "gumbel" takes
+            the arg max.
+
+    Raises:
+        ValueError: for an unknown option, or a reference of another size.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        group: Group | str,
+        *,
+        channels: int = 64,
+        kernel_size: Size = 7,
+        stride: Size = 2,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        bias: bool = True,
+        activation: str = "gelu",
+        reference: Tensor | None = None,
+        learn_reference: bool = True,
+        beta: float = 1.0,
+        similarity: str = "cosine",
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        estimator: str = "straight_through",
+        padding_mode: str = "border",
+    ) -> None:
+        network = PooledOrbitConv2d(
+            in_channels,
+            channels,
+            kernel_size,
+            group,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            bias=bias,
+            activation=activation,
+            padding_mode=padding_mode,
+        )
+        super().__init__(
+            network,
+            group,
+            vector_size=channels,
+            reference=reference,
+            learn_reference=learn_reference,
+            beta=beta,
+            similarity=similarity,
+            preprocess=preprocess,
+            estimator=estimator,
+            padding_mode=padding_mode,
+            fuse=False,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.group}, beta={self.beta}, similarity={self.similarity}, estimator={self.estimator}"

@@ -1,0 +1,104 @@
+"""`angle_inner`: the two sums over pixels that the backward pass of the estimator `angle` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..groups import Matrix, multiply, quarter_turn
+from ..reference import STEPS, accumulate_dtype, rows
+from ._library import CHOSEN, register
+
+#: Bytes of images at a time on a CPU, where there are some fifteen temporaries of their size.
+CHUNK_BYTES = 1 << 20
+
+
+def angle_inner(
+    x: Tensor, image: Tensor, grad: Tensor, element: Tensor, table: Sequence[float], turns: int, padding_mode: str
+) -> Tensor:
+    """What changes by the angle and by the reflection flag of each image, (B, 2) in the accumulate type.
+
+    With ``grad`` the gradient at the canonical ``image`` of x, flipped back where ``element`` is a reflection:
+    ``⟨grad, d/dθ R(−θ)x⟩`` at the angle of the element, and ``⟨grad, F·image − image⟩``. One kernel on a GPU; elsewhere
+    in eager PyTorch, which differentiates.
+
+    table: ``Group.action_table(inverse=True)``; turns: how many of its first rows are rotations.
+    """
+    if CHOSEN.get(x.device.type) == "triton":
+        return torch.ops.equifast.angle_inner(x, image, grad, element, table, turns, padding_mode)
+    return _eager(x, image, grad, element, table, turns, padding_mode)
+
+
+def _eager(x, image, grad, element, table, turns, padding_mode):
+    x, image, grad = (t.to(accumulate_dtype(t.dtype)) for t in (x, image, grad))
+    grad = torch.where((element >= turns)[:, None, None, None], grad.flip(-1), grad)
+    # With y the image, F·y is the other branch, whichever of the two was taken.
+    by_flag = (grad * (image.flip(-1) - image)).sum((1, 2, 3))
+    matrices = rotation_matrices(table, turns)
+    image_bytes = max(x[:1].numel() * x.element_size(), 1)
+    images = x.shape[0] if torch.compiler.is_compiling() or x.is_cuda else CHUNK_BYTES // image_bytes
+    parts = (t.split(max(images, 1)) for t in (grad, x, element % turns))
+    by_angle = [
+        (g * rotation_derivative(part, turn, matrices, padding_mode)).sum((1, 2, 3))
+        for g, part, turn in zip(*parts, strict=True)
+    ]
+    return torch.stack((torch.cat(by_angle), by_flag), 1)
+
+
+def rotation_matrices(table: Sequence[float], turns: int) -> list[Matrix]:
+    """Those of the first rows of an action table."""
+    return [multiply(base, quarter_turn(code)) for code, base in rows(table)[:turns]]
+
+
+def rotation_derivative(x: Tensor, turns: Tensor, matrices: list[Matrix], padding_mode: str) -> Tensor:
+    """``d/dθ R(−θ)x`` at the rotation ``matrices[turns]`` of each sample: (B, C, H, W), ids (B,) → (B, C, H, W).
+
+    Samples lie where those of the warps do, on multiples of 2⁻²⁴ pixel.
+    """
+    height, width = x.shape[-2:]
+    m = torch.tensor(matrices, dtype=torch.float64, device=x.device)[turns][:, :, None, None]
+    dx = torch.arange(width, dtype=torch.float64, device=x.device) - (width - 1) / 2
+    dy = torch.arange(height, dtype=torch.float64, device=x.device)[:, None] - (height - 1) / 2
+    xx, xy, yx, yy = ((m[:, i] * d * STEPS).round() / STEPS for i, d in enumerate((dx, dy, dx, dy)))
+    # R(−θ)x reads x at (u, v) = g·(dx, dy) about the centre; so du/dθ = v and dv/dθ = −u.
+    u, v = xx + xy, yx + yy
+    column, row = u + (width - 1) / 2, v + (height - 1) / 2
+    # Beyond a margin of two pixels nothing changes with the position: footprints are moved to its edge.
+    mode = "replicate" if padding_mode == "border" else "constant"
+    flat, stride = F.pad(x, (2, 2, 2, 2), mode=mode).flatten(2), width + 4
+    u, v = u[:, None].to(x.dtype), v[:, None].to(x.dtype)
+    total = torch.zeros_like(x)
+    # The slopes to the right and below, then those to the left and above: they differ where a sample is on a pixel.
+    for first in (torch.floor, lambda position: position.ceil() - 1):
+        i, j = first(column).clamp(-2, width), first(row).clamp(-2, height)
+        index = ((j + 2) * stride + (i + 2)).long().flatten(1)[:, None].expand(-1, x.shape[1], -1)
+        last = stride + 1
+        a, b, c, d = (
+            flat[..., k : flat.shape[2] - last + k].gather(2, index).view(x.shape) for k in (0, 1, stride, last)
+        )
+        top, left = b - a, c - a
+        along_x = top + (row - j)[:, None].to(x.dtype) * (d - c - top)
+        along_y = left + (column - i)[:, None].to(x.dtype) * (d - b - left)
+        total = total + along_x * v - along_y * u
+    return total / 2
+
+
+def _fake(x, image, grad, element, table, turns, padding_mode):
+    return x.new_empty((x.shape[0], 2), dtype=accumulate_dtype(x.dtype))
+
+
+def _no_double_backward(ctx, grad):
+    raise RuntimeError("angle: double backward is not supported on a GPU; its backward pass on a CPU differentiates")
+
+
+register(
+    "angle_inner",
+    eager=_eager,
+    fake=_fake,
+    setup_context=lambda ctx, inputs, output: None,
+    backward=_no_double_backward,
+    has_kernel=False,
+)

@@ -1,0 +1,136 @@
+"""`orbit_conv2d_pool`: the mean over pixels of an activated convolution of the orbit; neither is ever in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..groups import Group
+from . import _warp
+from ._library import no_double_backward, register
+from .orbit_conv2d import _backward_fake, _checked
+from .orbit_conv2d import _fake as _convolved
+
+#: Bytes of the convolution's output at a time.
+CHUNK_BYTES = 7 << 20
+
+#: Gradients of the activations, from those of their output and from their input.
+SLOPES = {
+    "none": lambda grad, z: grad,
+    "relu": lambda grad, z: torch.ops.aten.threshold_backward(grad, z, 0),
+    "gelu": torch.ops.aten.gelu_backward,
+    "silu": torch.ops.aten.silu_backward,
+}
+
+
+def orbit_conv2d_pool(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    group: Group | str,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    padding_mode: str = "border",
+    activation: str = "relu",
+) -> Tensor:
+    """Features of every g_e⁻¹·x: (B, C, H, W) → (E·B, C_out), the mean over pixels of an activated convolution.
+
+    Equivalent to: ``relu(equifast.orbit_conv2d(x, weight, bias, …)).mean((2, 3))``, but nothing as large as the
+    convolution's output is ever in memory. Backward keeps the arguments and convolves again, a few images at a time.
+
+    Args:
+        x, weight, bias, group, stride, padding, dilation, padding_mode: as `orbit_conv2d`.
+        activation: ``"none"``, ``"relu"``, ``"gelu"`` or ``"silu"``.
+
+    Raises:
+        ValueError, TypeError: naming the argument that is off.
+    """
+    options = _checked(x, weight, bias, group, stride, padding, dilation, padding_mode, activation)
+    return torch.ops.equifast.orbit_conv2d_pool(x, weight, bias, *options)
+
+
+def _chunks(x: Tensor, weight: Tensor, table, options) -> range:
+    """The first images of runs whose convolution is small."""
+    image = _convolved(x[:1].to("meta"), weight.to("meta"), None, table, *options)
+    return range(0, x.shape[0], max(CHUNK_BYTES // max(image.numel() * image.element_size(), 1), 1))
+
+
+def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
+    options = (stride, padding, dilation, padding_mode, activation)
+    out = _fake(x, weight, bias, table, *options)
+    by_element = _warp.unflatten(out, _warp.order_of(table))
+    chunks = _chunks(x, weight, table, options)
+    for b in chunks:
+        images = x[b : b + chunks.step]
+        y = torch.ops.equifast.orbit_conv2d(images, weight, bias, table, *options)
+        by_element[:, b : b + chunks.step] = _warp.unflatten(y.mean((2, 3)), by_element.shape[0])
+    return out
+
+
+def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
+    return x.new_empty((_warp.order_of(table) * x.shape[0], weight.shape[0]))
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight, bias, *ctx.options = inputs
+    ctx.save_for_backward(x, weight, bias)
+
+
+def _backward(ctx, grad):
+    needs = list(ctx.needs_input_grad[:3])
+    grads = torch.ops.equifast.orbit_conv2d_pool_backward(grad, *ctx.saved_tensors, *ctx.options, needs)
+    return *(g if n else None for g, n in zip(grads, needs, strict=True)), *[None] * 6
+
+
+register(
+    "orbit_conv2d_pool",
+    eager=_eager,
+    fake=_fake,
+    setup_context=_setup_context,
+    backward=_backward,
+    has_kernel=False,  # on a CPU, orbit_conv2d a few images at a time
+    autocast=lambda dtype: dtype,
+)
+
+
+def _pool_backward_eager(
+    grad, x, weight, bias, table, stride, padding, dilation, padding_mode, activation, needs
+):  # fmt: skip
+    options = (table, stride, padding, dilation, padding_mode)
+    grads = _pool_backward_fake(grad, x, weight, bias, *options, activation, needs)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    sums = [torch.zeros(g.shape, dtype=wide, device=g.device) for g in grads[1:]]
+    by_element = _warp.unflatten(grad, _warp.order_of(table))
+    chunks = _chunks(x, weight, table, (stride, padding, dilation, padding_mode, activation))
+    for b in chunks:
+        images = x[b : b + chunks.step]
+        z = torch.ops.equifast.orbit_conv2d(images, weight, bias, *options, "none")
+        rows = by_element[:, b : b + chunks.step].flatten(0, 1) / z.shape[2:].numel()
+        upstream = SLOPES[activation](torch.empty_like(z).copy_(rows[:, :, None, None]), z)
+        # Pixels of one sign and size, as relu passes them, would round one way in a plain sum.
+        parts = torch.ops.equifast.orbit_conv2d_backward(upstream, images, weight, *options, [*needs[:2], False])
+        if needs[0]:
+            grads[0][b : b + chunks.step] = parts[0]
+        if needs[1]:
+            sums[0] += parts[1]
+        if needs[2]:
+            sums[1] += upstream.sum((0, 2, 3), dtype=wide)
+    return grads[0], *(s.to(weight.dtype) for s in sums)
+
+
+def _pool_backward_fake(
+    grad, x, weight, bias, table, stride, padding, dilation, padding_mode, activation, needs
+):  # fmt: skip
+    return _backward_fake(grad, x, weight, table, stride, padding, dilation, padding_mode, needs)
+
+
+register(
+    "orbit_conv2d_pool_backward",
+    eager=_pool_backward_eager,
+    fake=_pool_backward_fake,
+    setup_context=lambda ctx, inputs, output: None,
+    backward=no_double_backward("orbit_conv2d_pool"),
+    has_kernel=False,
+)
