@@ -1,14 +1,22 @@
 # make test | demo | bench | lint | clean. The first run makes .venv; later ones redo only what changed.
+# make test-kernels: Triton kernels in the interpreter, which has to be chosen before anything is imported.
 
 TORCH := torch==2.13.0
+TRITON := triton==3.6.0
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
-.PHONY: test demo bench lint clean
+.PHONY: test test-library test-kernels demo bench lint clean
 
 test: .venv/native
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-library test-kernels
+
+test-library: .venv/native
 	$(PY) -m pytest
+
+test-kernels: .venv/native
+	TRITON_INTERPRET=1 EQUIFAST_BACKEND=triton $(PY) -m pytest tests/triton
 
 demo: .venv/demo
 	$(PY) examples/demo.py
@@ -20,11 +28,13 @@ lint: .venv/tools
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-# torch comes first and pinned: as a dependency it would be the newest, with several GB of CUDA packages.
+# torch comes first and pinned: as a dependency it would be the newest, with several GB of CUDA packages. Triton is the
+# oldest that is supported; its kernels are interpreted and compiled here, and run on GPUs only.
 # The build tools come next, because the package is built without isolation, against this torch.
 .venv/tools:
 	python3 -m venv .venv
 	$(PIP) $(TORCH)
+	$(PIP) $(TRITON)
 	$(PIP) --upgrade 'setuptools>=77' wheel cmake ninja 'pybind11>=2.13' ruff
 	touch $@
 

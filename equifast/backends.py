@@ -7,8 +7,14 @@ backend asked for by name is never replaced by another: where it can't run, the 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 
 from equifast import native
+
+#: Whether Triton interprets kernels, on tensors of any device, as it was when this was imported.
+INTERPRETING = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+
+OLDEST_TRITON = (3, 6)
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,26 @@ class Backend:
         return self.probe()
 
 
+def triton_error() -> str | None:
+    """Why Triton can't run kernels here, or None; imports no Triton, and starts no CUDA context."""
+    import torch
+
+    try:
+        version = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "triton is not installed"
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
+        return f"triton {version} is installed, {'.'.join(map(str, OLDEST_TRITON))} or newer is needed"
+    if INTERPRETING:
+        return None
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA (TRITON_INTERPRET=1 interprets kernels on CPUs)"
+    return None if torch.cuda.device_count() else "torch finds no CUDA device"
+
+
 # In order of preference.
 BACKENDS = (
+    Backend("triton", ("cuda", "cpu") if INTERPRETING else ("cuda",), triton_error),
     Backend("cpu", ("cpu",), native.cpu_error),
     Backend("reference", None, lambda: None),
 )

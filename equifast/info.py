@@ -116,13 +116,20 @@ def backends() -> dict:
     }
 
 
+def tuned() -> dict:
+    """Configurations of Triton kernels that were timed on this machine, by device."""
+    from equifast import tuned
+
+    return tuned.load()
+
+
 def environment() -> dict:
     return {k: v for k, v in sorted(os.environ.items()) if k.startswith("EQUIFAST_") or k in VARIABLES}
 
 
 def collect() -> dict:
     """Everything that the command prints, as JSON-compatible values."""
-    sections = (versions, build, cpu, cuda, backends, environment)
+    sections = (versions, build, cpu, cuda, backends, tuned, environment)
     return {section.__name__: guarded(section) for section in sections}
 
 

@@ -11,7 +11,7 @@ import pytest
 import equifast
 from equifast import info, native
 
-SECTIONS = {"versions", "build", "cpu", "cuda", "backends", "environment"}
+SECTIONS = {"versions", "build", "cpu", "cuda", "backends", "tuned", "environment"}
 
 
 def run_info(path, *arguments, **variables):
@@ -34,9 +34,8 @@ def copy(tmp_path):
 
 def test_text_names_every_section(copy):
     text = run_info([copy])
-    assert {line[:-1] for line in text.splitlines() if line.endswith(":") and line[0] != " "} >= SECTIONS - {
-        "environment"
-    }
+    named = {line.partition(":")[0] for line in text.splitlines() if line[0] != " "}
+    assert named == SECTIONS
     assert "reference:         usable" in text
 
 
@@ -72,7 +71,16 @@ def test_a_broken_library_is_reported(copy):
 
 def test_a_wrong_backend_name_is_reported(copy):
     found = json.loads(run_info([copy], "--json", EQUIFAST_BACKEND="gpu"))
-    assert "expected one of auto, cpu, reference, got 'gpu'" in found["backends"]["chosen"]["cpu"]
+    assert "expected one of auto, triton, cpu, reference, got 'gpu'" in found["backends"]["chosen"]["cpu"]
+
+
+def test_tuned_configurations_are_listed(copy, tmp_path):
+    listed = {"GPU, Triton 3.6.0": {"orbit_conv2d float32": "N 64, K 32, 4 warps, 2 stages"}}
+    (tmp_path / "tuned.json").write_text(json.dumps(listed))
+    assert json.loads(run_info([copy], "--json", EQUIFAST_CACHE_DIR=str(tmp_path)))["tuned"] == listed
+    assert "orbit_conv2d float32: N 64, K 32, 4 warps" in run_info([copy], EQUIFAST_CACHE_DIR=str(tmp_path))
+    (tmp_path / "tuned.json").write_text("[half a file")
+    assert json.loads(run_info([copy], "--json", EQUIFAST_CACHE_DIR=str(tmp_path)))["tuned"] == {}
 
 
 @pytest.mark.skipif(not native.build_info().get("native"), reason="this is a pure-Python build")

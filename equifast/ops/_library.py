@@ -8,7 +8,7 @@ from importlib import resources
 
 import torch
 
-from .. import backends, native
+from .. import backends, kernels, native
 
 KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
@@ -44,20 +44,33 @@ def register(
 ) -> None:
     """Registers everything of one op but its native kernels.
 
-    ``eager`` runs where the chosen backend has no kernel of its own (``has_kernel=False``: on every backend).
+    ``eager`` runs where the chosen backend has no kernel of its own (``has_kernel``: whether the C++ one has).
     ``autocast`` maps the autocast dtype to the one that floating tensors are cast to.
     """
     for device_type, key in KEYS.items():
         chosen = CHOSEN[device_type]
         if isinstance(chosen, Exception):
             library.impl(name, _refuse(chosen), key)
-        elif chosen == "reference" or not has_kernel:
+        elif chosen == "triton" and name in kernels.FILES:
+            library.impl(name, _load_when_called(name), key)
+        elif chosen != "cpu" or not has_kernel:
             library.impl(name, eager, key)
         if autocast is not None:
             library.impl(name, _cast(name, device_type, autocast), f"Autocast{key}")
     torch.library.register_fake(f"equifast::{name}", fake)
     if backward is not None:
         torch.library.register_autograd(f"equifast::{name}", backward, setup_context=setup_context)
+
+
+def _load_when_called(name: str) -> Callable:
+    run = None
+
+    def call(*args):
+        nonlocal run
+        run = run or kernels.load(name)
+        return run(*args)
+
+    return call
 
 
 def _refuse(error: Exception) -> Callable:

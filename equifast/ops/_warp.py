@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 from .. import reference
 from ..groups import ROW
 from ..representations import transpose
+from ._library import CHOSEN
+
+
+def new_images(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What a warp of x returns, not yet filled: channels_last if x is so and Triton runs; C++ and eager write NCHW."""
+    if x.is_contiguous() or CHOSEN.get(x.device.type) != "triton":
+        return x.new_empty(shape)
+    memory_format = suggest_memory_format(x if x.dim() == 4 else x[0])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
 def order_of(table: list[float]) -> int:

@@ -46,7 +46,7 @@ def _eager(x, weights, table, permutation, mixing, padding_mode, adjoint):
 
 
 def _fake(x, weights, table, permutation, mixing, padding_mode, adjoint):
-    return x.new_empty((_warp.order_of(table) * x.shape[0], *x.shape[1:]))
+    return _warp.new_images(x, (_warp.order_of(table) * x.shape[0], *x.shape[1:]))
 
 
 def _setup_context(ctx, inputs, output):

@@ -1,0 +1,185 @@
+"""The weight and bias gradients of `orbit_conv2d`: the gradient times patches of the members, summed over pixels."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._launch import Config, Kernel, Problem, accumulator, ceil_div, processors
+from ._members import by_channels
+from ._sample import exact_view
+
+#: The interpreter multiplies bfloat16 as if it were integers.
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def _orbit_conv2d_grad_weight_kernel(
+    partial, partial_bias, grad, source, members,
+    count, splits, B, C, H, W, C_out, out_h, out_w, gb, gc, gh, gw, ss, sb, sc, sh, sw,
+    KH: tl.constexpr, KW: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+    PAD_H: tl.constexpr, PAD_W: tl.constexpr, DIL_H: tl.constexpr, DIL_W: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, BY_CHANNELS: tl.constexpr, INDEX: tl.constexpr, TYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, TILE_I: tl.constexpr, TILE_J: tl.constexpr,
+):  # fmt: skip
+    # partial[split, n, k] = Σ_m grad[m, n]·patch[m, k] over a run of tiles of pixels; m: (image, row, column) of one
+    # member's output, n: output channel, k: (channel, row, column) of the kernel, channel last if BY_CHANNELS.
+    K = C * (KH * KW)
+    k_blocks = tl.cdiv(K, BLOCK_K)
+    n_blocks = tl.cdiv(C_out, BLOCK_N)
+    # Neighbours in the launch read the same run.
+    block = tl.program_id(0) % (k_blocks * n_blocks)
+    split = (tl.program_id(0) // (k_blocks * n_blocks)).to(tl.int64)
+    k_block = block % k_blocks
+    n = block // k_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = k_block * BLOCK_K + tl.arange(0, BLOCK_K)
+    live_n = n < C_out
+    live_k = k < K
+    if BY_CHANNELS:
+        c, ky, kx = k % C, k // C // KW, k // C % KW
+    else:
+        c, ky, kx = k // (KH * KW), k // KW % KH, k % KW
+    at_k = (c * KH + ky) * KW + kx
+    ky *= DIL_H
+    kx *= DIL_W
+
+    m = tl.arange(0, TILE_I * TILE_J)
+    tiles_w = tl.cdiv(out_w, TILE_J)
+    tiles_image = tl.cdiv(out_h, TILE_I) * tiles_w
+    tiles = B * tiles_image
+    start = (split * (tiles * count) // splits).to(tl.int32)
+    end = ((split + 1) * (tiles * count) // splits).to(tl.int32)
+    acc = tl.zeros((BLOCK_N, BLOCK_K), TYPE)
+    bias = tl.zeros((BLOCK_N,), TYPE)
+    for member in range(start // tiles, tl.cdiv(end, tiles)):
+        element = tl.load(members + 3 * member).to(tl.int64)
+        code = tl.load(members + 3 * member + 1)
+        image = tl.load(members + 3 * member + 2).to(tl.int64)
+        origin, down, right = exact_view(code, H, W, sh, sw)
+        patch_k = c.to(INDEX) * sc + ky * down + kx * right
+        for tile in range(tl.maximum(start - tiles * member, 0), tl.minimum(end - tiles * member, tiles)):
+            b = (tile // tiles_image).to(tl.int64)
+            row = tile % tiles_image // tiles_w * TILE_I + m // TILE_J
+            column = tile % tiles_w * TILE_J + m % TILE_J
+            live_m = (row < out_h) & (column < out_w)
+            grad_b = grad + (element * B + b) * gb
+            grad_m = row.to(INDEX) * gh + column * gw
+            grad_n = n.to(INDEX) * gc
+            if CHANNELS_LAST:
+                mask = live_m[:, None] & live_n[None, :]
+                g = tl.trans(tl.load(grad_b + (grad_m[:, None] + grad_n[None, :]), mask=mask, other=0.0))
+            else:
+                mask = live_n[:, None] & live_m[None, :]
+                g = tl.load(grad_b + (grad_n[:, None] + grad_m[None, :]), mask=mask, other=0.0)
+            i = row * STRIDE_H - PAD_H
+            j = column * STRIDE_W - PAD_W
+            patch_m = i.to(INDEX) * down + j * right
+            live = live_m[:, None] & live_k[None, :]
+            if PAD_H > 0:
+                y = i[:, None] + ky[None, :]
+                live = live & (y >= 0) & (y < H)
+            if PAD_W > 0:
+                x = j[:, None] + kx[None, :]
+                live = live & (x >= 0) & (x < W)
+            patch_b = source + (image * ss + b * sb + origin)
+            patch = tl.load(patch_b + (patch_m[:, None] + patch_k[None, :]), mask=live, other=0.0)
+            if INTERPRETED:
+                g, patch = g.to(TYPE), patch.to(TYPE)
+            acc = tl.dot(g, patch, acc, input_precision=PRECISION, out_dtype=TYPE)
+            if partial_bias is not None:  # noqa: SIM102
+                if k_block == 0:
+                    bias += tl.sum(g.to(TYPE), 1)
+    at = split * C_out + n
+    tl.store(partial + at[:, None] * K + at_k[None, :], acc, mask=live_n[:, None] & live_k[None, :])
+    if partial_bias is not None:
+        tl.store(partial_bias + at, bias, mask=live_n & (k_block == 0))
+
+
+KERNEL = Kernel(_orbit_conv2d_grad_weight_kernel, fuse_multiply_add=True)
+
+#: Blocks that a multiprocessor is to have in all, and the most elements of partial sums.
+BLOCKS, PARTIALS = 4, 1 << 23
+
+
+@lru_cache(maxsize=1024)
+def configs(outputs: int, weights: int, out_h: int, out_w: int, dtype: torch.dtype, precision: str) -> list[Config]:
+    """``outputs``: rows of the product; ``weights``: its columns, of one output channel."""
+
+    def config(n: int, k: int, pixels: int, warps: int = 4, stages: int = 2) -> Config:
+        # Of tiles from the squarest to the flattest, the first of those that leave the fewest pixels over.
+        widths = [1 << i for i in range(2, pixels.bit_length()) if (1 << i) ** 2 >= pixels]
+        width = min(widths, key=lambda w: ceil_div(out_w, w) * ceil_div(out_h, pixels // w))
+        sizes = {"BLOCK_N": n, "BLOCK_K": k, "TILE_I": pixels // width, "TILE_J": width}
+        return Config(sizes, warps, stages, registers=255 if n * k >= 4096 else None)
+
+    if dtype == torch.float64:  # up to 32 rows: Triton 3.6 fails to compile larger products of float64 for sm_100
+        return [config(16, 32, 16), config(32, 32, 16)] if outputs > 16 else [config(16, 32, 16)]
+    if dtype == torch.float32 and precision == "ieee":
+        return [config(16, 32, 32), config(32, 64, 16)] if outputs > 16 else [config(16, 32, 32)]
+    if outputs <= 16:
+        return [config(16, 64, 32, 4, 3), config(16, 32, 32, 4, 3), config(16, 128, 32, 8)]
+    if outputs <= 32:
+        return [config(32, 64, 32, 4, 3), config(32, 128, 32, 8)]
+    if outputs <= 64 or weights <= 64:
+        return [config(64, 64, 32, 8, 3), config(64, 128, 32, 8)]
+    return [config(128, 64, 32, 8, 3), config(64, 128, 32, 8), config(64, 64, 32, 8)]
+
+
+def blocks(shape: tuple[int, int], constants: dict[str, int]) -> int:
+    return ceil_div(shape[0], constants["BLOCK_N"]) * ceil_div(shape[1], constants["BLOCK_K"])
+
+
+def splits(shape: tuple[int, int], pixels: int, config: Config, device: torch.device) -> int:
+    """Runs that the sum is cut into; of the likeliest configuration, so that it is the same whatever is tuned."""
+    tiles = ceil_div(pixels, config.constants["TILE_I"] * config.constants["TILE_J"])
+    wanted = ceil_div(BLOCKS * processors(device), blocks(shape, config.constants))
+    return max(min(wanted, tiles, PARTIALS // (shape[0] * shape[1])), 1)
+
+
+def grad_weight(
+    grad: Tensor, source: Tensor, members: Tensor, options: tuple, bias: bool, precision: str
+) -> tuple[Tensor, Tensor | None]:
+    """Summed over some members, (C_out, C·kH·kW) and (C_out,), in the type that is summed in.
+
+    ``source``: (images, B, C, H, W); ``members``: (count, 3) int32, of element, exact code and image; ``options``:
+    the sizes of the kernel, strides, padding and dilation.
+    """
+    _, batch, channels, height, width = source.shape
+    outputs, out_h, out_w = grad.shape[1:]
+    kernel_h, kernel_w = options[:2]
+    count, shape = members.shape[0], (outputs, channels * kernel_h * kernel_w)
+    likely = configs(*shape, out_h, out_w, source.dtype, precision)
+    runs = splits(shape, count * batch * out_h * out_w, likely[0], source.device)
+    wide = torch.promote_types(source.dtype, torch.float32)
+    partial = grad.new_empty((runs, *shape), dtype=wide)
+    partial_bias = grad.new_empty((runs, outputs), dtype=wide) if bias else None
+
+    def problem() -> Problem:
+        scalars = (count, runs, batch, channels, height, width, outputs, out_h, out_w, *grad.stride(), *source.stride())
+        names = ("KH", "KW", "STRIDE_H", "STRIDE_W", "PAD_H", "PAD_W", "DIL_H", "DIL_W")
+        constants = dict(zip(names, options, strict=True)) | {
+            "CHANNELS_LAST": grad.stride(1) == 1 and outputs > 1,
+            "BY_CHANNELS": by_channels(source[0]),
+            "INDEX": tl.int64 if max(span(grad, options), span(source, options)) >= 1 << 31 else tl.int32,
+            "TYPE": accumulator(source.dtype),
+            "PRECISION": precision,
+        }
+        layout = constants["CHANNELS_LAST"], constants["BY_CHANNELS"], constants["INDEX"]
+        tile = likely[0].constants["TILE_J"]
+        similar = shape, options, source.dtype, precision, bias, tile, *layout
+        return Problem(lambda c: runs * blocks(shape, c), scalars, constants, likely, similar)
+
+    key = (grad.shape, grad.stride(), source.shape, source.stride(), count, options, bias, source.dtype, precision)
+    KERNEL.launch(key, (partial, partial_bias, grad, source, members), problem)
+    return partial.sum(0), partial_bias.sum(0) if bias else None
+
+
+def span(images: Tensor, options: tuple) -> int:
+    """A bound on offsets within an image, those of padding and ragged tiles included."""
+    beyond = 256 + 2 * max(options)
+    return sum(step * (size + beyond) for step, size in zip(images.stride()[-3:], images.shape[-3:], strict=True))

@@ -1,0 +1,247 @@
+"""The Triton kernels of `orbit_conv2d` and `orbit_conv2d_pool` in Triton's interpreter."""
+
+import importlib
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from equifast import reference
+from equifast.groups import as_group
+
+from ..cases import DTYPES, LAYOUTS, assert_near, assert_near_overall, assert_same, rand
+
+triton = pytest.importorskip("triton")
+if not triton.knobs.runtime.interpret:
+    pytest.skip("needs TRITON_INTERPRET=1 before import", allow_module_level=True)
+
+conv = importlib.import_module("equifast.kernels.orbit_conv2d")
+pool = importlib.import_module("equifast.kernels.orbit_conv2d_pool")
+members = importlib.import_module("equifast.kernels._members")
+
+GROUPS = ["C1", "C4", "C5", "C8", "D1", "D3", "D4", "D8"]
+ACTIVATIONS = ["none", "relu", "gelu", "silu"]
+PLAIN = ((1, 1), (0, 0), (1, 1))
+#: Stride, padding and dilation.
+OPTIONS = [PLAIN, ((2, 2), (1, 1), (1, 1)), ((2, 1), (1, 2), (1, 2)), ((1, 9), (2, 0), (2, 1))]
+
+
+def arguments(group, *, batch=1, shape=(6, 6), channels=(2, 5), kernel=(2, 3), dtype=torch.float32, bias=True):
+    """(x, weight, bias, table)."""
+    inputs, outputs = channels
+    x, weight = rand(batch, inputs, *shape, dtype=dtype), rand(outputs, inputs, *kernel, dtype=dtype, seed=1)
+    table = list(as_group(group).action_table(inverse=True))
+    return x, weight, rand(outputs, dtype=dtype, seed=2) if bias else None, table
+
+
+def expected(group, x, weight, bias, options, padding_mode="border", activation="none"):
+    """In float64, of members that are rounded as they are in memory."""
+    rows = reference.orbit(x, group, padding_mode=padding_mode).double()
+    y = F.conv2d(rows, weight.double(), None if bias is None else bias.double(), *options)
+    return y if activation == "none" else getattr(F, activation)(y)
+
+
+def force(monkeypatch, number):
+    """Configuration ``number`` of those there are; how many there are."""
+    original, counts = conv.configs, []
+
+    def one(*args, **kwargs):
+        listed = original(*args, **kwargs)
+        counts.append(len(listed))
+        return listed[number % len(listed) :][:1]
+
+    for module, kernel in ((conv, conv.KERNEL), (pool, pool.KERNEL)):
+        monkeypatch.setattr(module, "configs", one)
+        monkeypatch.setattr(kernel, "_launches", {})
+    return counts
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_orbit_conv2d(group):
+    """Every option, and dtypes, layouts, padding modes and activations by turns."""
+    turns = itertools.count(GROUPS.index(group))
+    for options, shape in zip(OPTIONS, [(6, 6), (9, 9), (5, 8), (10, 10)], strict=True):
+        turn = next(turns)
+        dtype, activation = DTYPES[turn % 4], ACTIVATIONS[turn // 2 % 4]
+        padding_mode = ("border", "zeros")[turn % 2]
+        x, weight, bias, table = arguments(group, batch=1 + turn % 2, shape=shape, dtype=dtype, bias=turn % 3 > 0)
+        x = list(LAYOUTS.values())[turn % len(LAYOUTS)](x)
+        out = conv.orbit_conv2d(x, weight, bias, table, *options, padding_mode, activation)
+        assert out.dtype == dtype
+        assert_near(out, expected(group, x, weight, bias, options, padding_mode, activation))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout(layout):
+    for channels, dtype in ((2, torch.float32), (17, torch.bfloat16)):
+        x, weight, bias, table = arguments("C8", shape=(5, 5), channels=(channels, 4), dtype=dtype)
+        x, weight = LAYOUTS[layout](x), LAYOUTS[layout](weight)
+        out = conv.orbit_conv2d(x, weight, bias, table, *PLAIN, "border", "none")
+        like = F.conv2d(x, weight)
+        assert_near(out, expected("C8", x, weight, bias, PLAIN), scale=3)  # the interpreter truncates to bfloat16
+        assert out.is_contiguous() == like.is_contiguous()
+        assert out.is_contiguous(memory_format=torch.channels_last) == like.is_contiguous(
+            memory_format=torch.channels_last
+        )
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("dtype", [*DTYPES, "tf32"], ids=str)
+def test_every_configuration(dtype, number, monkeypatch):
+    if dtype == "tf32":
+        dtype = torch.float32
+    else:
+        monkeypatch.setattr(conv, "allows_tf32", lambda dtype: False)
+        monkeypatch.setattr(pool, "allows_tf32", lambda dtype: False)
+    counts = force(monkeypatch, number)
+    for outputs, inputs, layout in ((1, 3, "contiguous"), (20, 17, "channels_last"), (140, 2, "contiguous")):
+        if counts and number >= max(counts):
+            break
+        x, weight, bias, table = arguments("C4", batch=2, shape=(7, 7), channels=(inputs, outputs), dtype=dtype)
+        x, options = LAYOUTS[layout](x), ((2, 1), (1, 0), (1, 1))
+        like = expected("C4", x, weight, bias, options, activation="silu")
+        assert_near(conv.orbit_conv2d(x, weight, bias, table, *options, "border", "silu"), like, scale=2)
+        features = pool.orbit_conv2d_pool(x, weight, bias, table, *options, "border", "silu")
+        assert_near(features, like.mean((2, 3)), scale=2)
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 16, 20, 70])
+def test_any_number_of_channels(outputs):
+    """And a patch too long for one block, read along itself, as the stride is large."""
+    x, weight, bias, table = arguments("D4", shape=(18, 18), channels=(1, outputs), kernel=(8, 9))
+    options = ((8, 9), (0, 0), (1, 1))
+    out = conv.orbit_conv2d(x, weight, bias, table, *options, "border", "gelu")
+    assert_near(out, expected("D4", x, weight, bias, options, activation="gelu"), scale=4)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", ["C4", "D4", "C8"])
+def test_a_turned_image_gives_the_same_bits(name, layout):
+    group, batch = as_group(name), 1
+    x, weight, bias, table = arguments(name, shape=(9, 9), channels=(3 if layout == "contiguous" else 16, 4))
+    x, options = LAYOUTS[layout](x), ((2, 2), (1, 1), (1, 1))
+
+    def run(x):
+        out = conv.orbit_conv2d(x, weight, bias, table, *options, "border", "gelu")
+        return out.unflatten(0, (group.order, batch))
+
+    rows, quarter = run(x), group.n // 4
+    for turned in (x.rot90(1, (2, 3)), LAYOUTS[layout](x.rot90(1, (2, 3)).contiguous())):
+        for e, row in enumerate(run(turned)):
+            assert_same(row, rows[group.compose(group.inverse(quarter), e)])
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+def test_activations_over_their_whole_range(activation):
+    for dtype, tolerance in ((torch.float32, 2e-6), (torch.float64, 1e-14)):
+        x = torch.linspace(-30, 30, 256, dtype=dtype).view(1, 1, 16, 16)
+        weight = torch.ones(1, 1, 1, 1, dtype=dtype)
+        call = (list(as_group("C1").action_table(inverse=True)), *PLAIN, "border", activation)
+        out = conv.orbit_conv2d(x, weight, None, *call)
+        leaf = x.clone().requires_grad_()
+        like = getattr(F, activation)(leaf)
+        torch.testing.assert_close(out, like.detach(), rtol=tolerance, atol=tolerance)
+        slope = torch.empty_like(x)
+        conv.convolve_orbit(slope, torch.full((1, 1), 256.0, dtype=dtype), x, weight, None, *call)
+        torch.testing.assert_close(slope, torch.autograd.grad(like.sum(), leaf)[0], rtol=tolerance, atol=tolerance)
+
+
+def test_what_is_not_a_number_stays_where_it_is():
+    x, weight, bias, table = arguments("C4", shape=(9, 9), kernel=(3, 3))
+    x[0, 1, 2, 3], x[0, 0, 8, 8] = torch.nan, torch.inf
+    for options in OPTIONS[:2]:
+        out = conv.orbit_conv2d(x, weight, bias, table, *options, "border", "relu")
+        assert_near(out, expected("C4", x, weight, bias, options, activation="relu"))
+
+
+def test_wide_offsets(monkeypatch):
+    """The 64-bit arithmetic of images past 2³¹."""
+    for module, kernel in ((conv, conv.KERNEL), (pool, pool.KERNEL)):
+        monkeypatch.setattr(module, "span", lambda *args: 1 << 31)
+        monkeypatch.setattr(kernel, "_launches", {})
+    for layout, inputs in (("contiguous", 2), ("channels_last", 16)):
+        x, weight, bias, table = arguments("C8", shape=(6, 6), channels=(inputs, 4))
+        x = LAYOUTS[layout](x)
+        like = expected("C8", x, weight, bias, OPTIONS[1])
+        assert_near(conv.orbit_conv2d(x, weight, bias, table, *OPTIONS[1], "border", "none"), like)
+        assert_near(pool.orbit_conv2d_pool(x, weight, bias, table, *OPTIONS[1], "border", "none"), like.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("batch", "outputs"), [(0, 4), (2, 0)])
+def test_nothing_to_convolve(batch, outputs):
+    x, weight, bias, table = arguments("D3", batch=batch, channels=(2, outputs))
+    assert conv.orbit_conv2d(x, weight, bias, table, *PLAIN, "border", "none").shape == (6 * batch, outputs, 5, 4)
+    out = pool.orbit_conv2d_pool(x, weight, bias, table, *PLAIN, "border", "relu")
+    assert out.shape == (6 * batch, outputs)
+    grads = pool.orbit_conv2d_pool_backward(out, x, weight, bias, table, *PLAIN, "border", "relu", [True] * 3)
+    for grad, leaf in zip(grads, (x, weight, bias), strict=True):
+        assert_same(grad, torch.zeros_like(leaf))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_orbit_conv2d_pool(group, monkeypatch):
+    """Few images are cut into parts, and summed."""
+    turns = itertools.count(GROUPS.index(group))
+    for parts, options, shape in ((1, OPTIONS[2], (5, 6)), (3, PLAIN, (11, 11)), (2, OPTIONS[1], (18, 6))):
+        turn = next(turns)
+        monkeypatch.setattr(pool, "_parts", lambda *args, parts=parts: parts)
+        dtype, activation = DTYPES[turn % 4], ACTIVATIONS[turn // 2 % 4]
+        x, weight, bias, table = arguments(group, shape=shape, dtype=dtype, bias=turn % 3 > 0)
+        out = pool.orbit_conv2d_pool(x, weight, bias, table, *options, "border", activation)
+        like = expected(group, x, weight, bias, options, activation=activation).mean((2, 3))
+        assert out.dtype == dtype
+        assert_near(out, like)
+
+
+def gradients(grad, x, weight, table, stride, padding, dilation, padding_mode, needs):
+    """What the op ``orbit_conv2d_backward`` returns, by autograd: its own kernels have tests of their own."""
+    leaves = [t.detach().requires_grad_() for t in (x, weight, weight.new_zeros(weight.shape[0]))]
+    members = torch.cat([reference.sample(leaves[0], row, padding_mode) for row in reference.rows(table)])
+    out = F.conv2d(members, *leaves[1:], stride, padding, dilation)
+    return torch.autograd.grad(out, leaves, grad)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_orbit_conv2d_pool_backward(group, monkeypatch):
+    """One image at a time, or all."""
+    monkeypatch.setattr(torch.ops.equifast, "orbit_conv2d_backward", gradients)
+    turns = itertools.count(GROUPS.index(group))
+    for needs in ([True, True, True], [False, True, False]):
+        turn = next(turns)
+        dtype, activation = DTYPES[turn % 4], ACTIVATIONS[turn // 2 % 4]
+        order = as_group(group).order
+        x, weight, bias, table = arguments(group, batch=2, shape=(5, 5), dtype=dtype)
+        monkeypatch.setattr(pool, "CHUNK_BYTES", (1 + turn % 2) * order * 5 * 4 * 3 * dtype.itemsize)
+        grad = rand(2 * order, 5, dtype=dtype, seed=3)
+        options = (table, *PLAIN, "border", activation, needs)
+        ours = pool.orbit_conv2d_pool_backward(grad, x, weight, bias, *options)
+        leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
+        features = expected(group, *leaves, PLAIN, activation=activation).mean((2, 3))
+        theirs = torch.autograd.grad(features, leaves, grad.double())
+        for actual, like, needed in zip(ours, theirs, needs, strict=True):
+            assert actual.shape == (like.shape if needed else (0,)) and actual.dtype == dtype
+            if needed:
+                assert_near_overall(actual, like, scale=4)
+
+
+@pytest.mark.parametrize("square", [True, False])
+@pytest.mark.parametrize("group", [*GROUPS, "C6", "C12", "D5"])
+def test_members_come_once_and_few_bases_at_a_time(group, square):
+    group = as_group(group)
+    groups = members.groups_of_members(group.action_table(inverse=True), square, torch.device("cpu"))
+    listed = sorted(e for g in groups for e in g.table[:, 0].tolist())
+    assert listed == list(range(group.order))
+    assert all(len(g.bases) <= max(1, group.order // 4) and g.count == len(g.table) for g in groups)
+
+
+def test_tensor_cores_round_where_pytorch_lets_them():
+    setting = torch.backends.cudnn.conv
+    before = setting.fp32_precision
+    try:
+        for value in ("tf32", "ieee"):
+            setting.fp32_precision = value
+            assert conv.allows_tf32(torch.float32) == (value == "tf32")
+            assert not conv.allows_tf32(torch.float64)
+    finally:
+        setting.fp32_precision = before
