@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
@@ -11,6 +12,8 @@ import warnings
 from pathlib import Path
 
 import torch
+
+from equifast import backends
 
 from . import (
     act,
@@ -20,12 +23,13 @@ from . import (
     orbit,
     orbit_conv2d,
     orbit_scores,
+    overhead,
     report,
     results,
     tax,
     training,
 )
-from .harness import Options, reason
+from .harness import COMPILE, Options, reason
 
 MEASURES = {
     "canonicalize": canonicalize,
@@ -37,7 +41,11 @@ MEASURES = {
     "orbit_conv2d": orbit_conv2d,
     "orbit_scores": orbit_scores,
     "estimator": estimator,
+    "overhead": overhead,
 }
+
+#: Contenders that a dry run can do without.
+OTHERS = ("equiadapt", COMPILE)
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -45,6 +53,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help=f"comma-separated, of {', '.join(MEASURES)}; default: all")
     parser.add_argument("--rounds", type=int, help="timed rounds (default 7; 3 with --quick)")
     parser.add_argument("--quick", action="store_true", help="an eighth of the batch, no torch.compile: a minute")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="what a GPU would run, on tiny images, on the CPU, kernels interpreted by Triton: does all of it run?",
+    )
     parser.add_argument("--out", type=Path, help="folder for the JSON; default: benchmarks/results for a full run")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--device", type=torch.device, help="default: cuda if there is one, else cpu")
@@ -54,6 +67,21 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         if name not in MEASURES:
             parser.error(f"--only: {name!r} is none of {', '.join(MEASURES)}")
     return options
+
+
+def dry_run(only: tuple[str, ...]) -> int:
+    """1 if anything failed. Times are of the interpreter and mean nothing."""
+    from .interpreted import quicker
+
+    quicker()
+    options = Options(torch.device("cpu"), 1, only=only, log=lambda line: print(line, file=sys.stderr), dry=True)
+    rows, verdicts = measure(options)
+    failed = [row for row in rows if "error" in row and row["contender"] not in OTHERS]
+    failed += [v for v in verdicts if v["met"] is None and not v["error"].startswith(OTHERS)]
+    for row in failed:
+        print(f"failed: {row['measure']}, {row['setting']}, {row['contender']}: {row['error']}")
+    print(f"Dry run on tiny images, kernels interpreted: {len(rows)} rows, {len(failed)} failures; nothing was stored.")
+    return 1 if failed else 0
 
 
 def measure(options: Options) -> tuple[list[results.Row], list[results.Row]]:
@@ -74,13 +102,22 @@ def measure(options: Options) -> tuple[list[results.Row], list[results.Row]]:
 
 def main(given: list[str] | None = None) -> int:
     chosen = arguments(given)
+    if chosen.dry_run and not backends.INTERPRETING:
+        # Triton and equifast read these as they are imported.
+        environment = os.environ | {"TRITON_INTERPRET": "1", "EQUIFAST_BACKEND": "triton"}
+        given = sys.argv[1:] if given is None else given
+        os.execve(sys.executable, [sys.executable, "-m", __package__, *given], environment)
     torch.set_num_threads(chosen.threads)
     warnings.filterwarnings("ignore", module="torch")
+    if chosen.dry_run:
+        return dry_run(chosen.only)
     device = chosen.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rounds = chosen.rounds or (3 if chosen.quick else 7)
     options = Options(device, rounds, chosen.quick, chosen.only, lambda line: print(line, file=sys.stderr))
     run = {"conditions": results.conditions(device, rounds, chosen.quick)}
     run["rows"], run["verdicts"] = measure(options)
+    if found := results.configurations():
+        run["configurations"] = found
     print(report.page([run]))
     complete = not chosen.quick and not chosen.only
     folder = chosen.out or (report.RESULTS if complete else None)

@@ -11,7 +11,7 @@ from torch import Tensor
 import equifast
 
 from . import contenders, eager, published
-from .harness import Case, Contender, Options, direct, largest_difference, run
+from .harness import Case, Contender, Options, Work, direct, largest_difference, run
 from .results import Row, rows, verdicts
 from .settings import Setting
 
@@ -23,13 +23,12 @@ ELEMENTS = {
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    batch = 64 if options.device.type == "cpu" else 256
     for name, groups in ELEMENTS.items():
         for group, ids in groups.items():
-            setting = options.setting(Setting(group, batch=batch, layers=0))
+            setting = options.setting(Setting(group, batch=options.batch(), layers=0))
             options.log(f"{name}: {setting}")
             timings = run(case(name, setting, ids, options.device), options)
-            yield rows(name, setting, timings), verdicts(name, setting, timings, options.device.type)
+            yield rows(name, setting, timings), verdicts(name, setting, timings, options.kind)
 
 
 def case(name: str, setting: Setting, ids: tuple[int, ...], device: torch.device) -> Case:
@@ -57,7 +56,8 @@ def case(name: str, setting: Setting, ids: tuple[int, ...], device: torch.device
     def compare(got: Tensor, expected: Tensor, name: str) -> str | None:
         return largest_difference(got, expected, contenders.TOLERANCE[setting.dtype])
 
-    return Case(name, setting, inputs, entries, "eager", compare)
+    copied = 2 * setting.bytes
+    return Case(name, setting, inputs, entries, "eager", compare, Work(copied, limit_moved=copied))
 
 
 def published_act(setting: Setting):

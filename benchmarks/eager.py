@@ -38,14 +38,18 @@ def crop_resize(x: Tensor, setting: Setting) -> Tensor:
     start = round((setting.size - setting.crop) / 2)
     view = x[..., start : start + setting.crop, start : start + setting.crop]
     size = (setting.resize, setting.resize)
-    return F.interpolate(view, size, mode="bilinear", align_corners=False, antialias=True)
+    if x.device.type == "cpu" and x.dtype.itemsize == 2:  # for dry runs: PyTorch has no such kernel
+        view = view.float()
+    return F.interpolate(view, size, mode="bilinear", align_corners=False, antialias=True).to(x.dtype)
 
 
 def warp(x: Tensor, matrices: Tensor) -> Tensor:
     """Read square images at ``M·p`` for every position p about the centre: matrices (B, 2, 2) or (2, 2)."""
-    theta = F.pad(matrices.to(x), (0, 1)).expand(x.shape[0], 2, 3)
+    # A grid in half precision is off by pixels, and grid_sample wants one type of both.
+    wide = x if x.dtype.itemsize > 2 else x.float()
+    theta = F.pad(matrices.to(wide), (0, 1)).expand(x.shape[0], 2, 3)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, "bilinear", "border", align_corners=False)
+    return F.grid_sample(wide, grid, "bilinear", "border", align_corners=False).to(x.dtype)
 
 
 def permute(x: Tensor, code: int) -> Tensor:
@@ -56,14 +60,14 @@ def permute(x: Tensor, code: int) -> Tensor:
 def orbit(x: Tensor, group: str) -> Tensor:
     """(B, C, H, W) → (E·B, C, H, W)."""
     rows = table(group)
-    bases = {base: x if base == IDENTITY else warp(x, matrix(base)) for _, base in rows}
+    bases = {base: x if base == IDENTITY else warp(x, matrix(base, x.device)) for _, base in rows}
     return torch.cat([permute(bases[base], code) for code, base in rows])
 
 
 def act_by_grid(x: Tensor, element: Tensor, group: str, inverse: bool = True) -> Tensor:
     """Every sample through its own grid: one pass, no synchronization, bilinear even where a permutation would do."""
     matrices = [multiply(base, quarter_turn(code)) for code, base in table(group, inverse=inverse)]
-    return warp(x, torch.tensor(matrices, device=x.device).unflatten(1, (2, 2))[element])
+    return warp(x, constant(tuple(matrices), x.device).unflatten(1, (2, 2))[element])
 
 
 def act_by_element(x: Tensor, element: Tensor, group: str, inverse: bool = True) -> Tensor:
@@ -73,7 +77,7 @@ def act_by_element(x: Tensor, element: Tensor, group: str, inverse: bool = True)
         mine = (element == e).nonzero().squeeze(1)
         if mine.numel():
             part = x[mine]
-            out[mine] = permute(part if base == IDENTITY else warp(part, matrix(base)), code)
+            out[mine] = permute(part if base == IDENTITY else warp(part, matrix(base, x.device)), code)
     return out
 
 
@@ -138,6 +142,19 @@ def quickest(ways: dict[str, Callable], *inputs: Tensor, tries: int = 2) -> tupl
     return name, ways[name]
 
 
-def matrix(base: Matrix) -> Tensor:
+def matrix(base: Matrix, device: torch.device) -> Tensor:
     """(2, 2)"""
-    return torch.tensor(base).unflatten(0, (2, 2))
+    return constant(base, device).unflatten(0, (2, 2))
+
+
+def constant(values: tuple, device: torch.device) -> Tensor:
+    """A tensor that stays on its device from one call to the next."""
+    if device.type == "cpu" or torch.compiler.is_compiling():
+        return torch.tensor(values, device=device)
+    return _kept(values, device)
+
+
+@functools.cache
+def _kept(values: tuple, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)

@@ -11,7 +11,7 @@ from torch import Tensor
 import equifast
 
 from . import contenders, eager
-from .harness import Case, Contender, Options, Thunk, largest_difference, noted, run
+from .harness import Case, Contender, Options, Thunk, Work, largest_difference, noted, run
 from .results import Row, rows, verdicts
 from .settings import GROUPS, Setting
 
@@ -23,13 +23,12 @@ NOTHING_KEPT = "eager, nothing kept"
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    batch = 64 if options.device.type == "cpu" else 256
     for group in GROUPS:
-        setting = options.setting(Setting(group, batch=batch, layers=0))
+        setting = options.setting(Setting(group, batch=options.batch(), layers=0))
         for name in (BACKWARD, BOTH):
             options.log(f"{name}: {setting}")
             timings = run(case(name, setting, options.device), options)
-            yield rows(name, setting, timings), verdicts(name, setting, timings, options.device.type)
+            yield rows(name, setting, timings), verdicts(name, setting, timings, options.kind)
 
 
 def case(name: str, setting: Setting, device: torch.device) -> Case:
@@ -59,7 +58,9 @@ def case(name: str, setting: Setting, device: torch.device) -> Case:
     entries += [Contender("compile", compiled)] * (name == BACKWARD)
     entries.append(Contender(contenders.ours(device), lambda: bind(ours)))
     entries.append(contenders.limit(lambda x, grad, activations: x.clone()))
-    return Case(name, setting, inputs, entries, "eager", compare)
+    copied = 2 * setting.bytes  # backward reads two batches of images, forward reads one and writes one
+    work = Work(copied * (1 + (name == BOTH)), limit_moved=copied)
+    return Case(name, setting, inputs, entries, "eager", compare, work)
 
 
 def kept(x: Tensor, grad: Tensor, activations: Tensor, group: str) -> Thunk:
@@ -84,7 +85,7 @@ def ours(x: Tensor, grad: Tensor, activations: Tensor, group: str) -> Thunk:
 def inner_products(x: Tensor, grad: Tensor, group: str) -> Tensor:
     """⟨grad, g_e⁻¹x⟩, (B, E), with one interpolation for each base angle."""
     table = eager.table(group)
-    bases = {base: x if base == eager.IDENTITY else eager.warp(x, eager.matrix(base)) for _, base in table}
+    bases = {base: x if base == eager.IDENTITY else eager.warp(x, eager.matrix(base, x.device)) for _, base in table}
     products = [torch.einsum("bchw,bchw->b", eager.permute(bases[base], code), grad) for code, base in table]
     return torch.stack(products, 1)
 

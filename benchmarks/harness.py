@@ -1,7 +1,6 @@
 """How everything is timed: contenders take turns within each round, on fresh inputs, after their outputs were compared.
 
-A contender that can't run, or computes something else, gets its reason in place of a time. Nothing else in this
-package knows CPUs from GPUs.
+A contender that can't run, or computes something else, gets its reason in place of a time.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
-from .settings import Setting
+from .settings import Setting, quick, tiny
 
 #: The contender whose first call compiles.
 COMPILE = "compile"
@@ -24,6 +24,10 @@ COMPILE = "compile"
 #: A timed block of calls lasts about this long, so that the clock's and the scheduler's grain don't matter.
 BLOCK_MS = 20.0
 MAX_REPEATS = 200
+
+#: Calls in one CUDA graph, so that starting it doesn't count; and calls that are surely enqueued without waiting.
+GRAPH_CALLS = 20
+QUEUE_CALLS = 50
 
 Thunk = Callable[[], Any]
 #: Takes the inputs of a round, does what shall not be timed, returns what shall.
@@ -43,12 +47,24 @@ class Contender:
     checked: bool = True
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a call can't do without: bytes to and from memory, floating-point operations; and the same of the limit."""
+
+    moved: int = 0
+    flops: int = 0
+    limit_moved: int = 0
+    limit_flops: int = 0
+
+
 @dataclass
 class Case:
     """One table row group: who competes at what, on which inputs.
 
     ``compare(got, expected, name)`` returns what is wrong with an output, or None; ``expected`` names the contender
-    that is right by definition.
+    that is right by definition. ``clock``, on a GPU: "stream", calls enqueued in a loop, by the device's time; "graph",
+    calls recorded in a CUDA graph, by the device's time, so that the host's doesn't count; "host", the host's time to
+    enqueue a call. On a CPU they are all the same.
     """
 
     measure: str
@@ -57,20 +73,31 @@ class Case:
     contenders: list[Contender]
     expected: str
     compare: Callable[[Any, Any, str], str | None]
+    work: Work | None = None
+    clock: str = "stream"
 
 
 @dataclass
 class Options:
+    """``dry``: what a GPU would measure, shrunk, on CPU tensors, by interpreted kernels, once."""
+
     device: torch.device
     rounds: int = 7
     quick: bool = False
     only: tuple[str, ...] = ()
     log: Callable[[str], None] = lambda line: None
+    dry: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Whose settings, measures and targets: "cpu" or "cuda"."""
+        return "cuda" if self.dry else self.device.type
+
+    def batch(self, cpu: int = 64, cuda: int = 256) -> int:
+        return cpu if self.kind == "cpu" else cuda
 
     def setting(self, setting: Setting) -> Setting:
-        from .settings import quick
-
-        return quick(setting) if self.quick else setting
+        return tiny(setting) if self.dry else quick(setting) if self.quick else setting
 
 
 @dataclass
@@ -80,6 +107,7 @@ class Timings:
     times: dict[str, list[float]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    work: Work | None = None
 
     def only(self, tag: str) -> Timings:
         """The contenders named ``name|tag``, by name, and those without a tag."""
@@ -88,7 +116,7 @@ class Timings:
             split = {name: name.partition("|") for name in values}
             return {split[name][0]: values[name] for name in values if split[name][2] in ("", tag)}
 
-        return Timings(mine(self.times), mine(self.errors), mine(self.notes))
+        return Timings(mine(self.times), mine(self.errors), mine(self.notes), self.work)
 
 
 @dataclass(frozen=True)
@@ -128,11 +156,11 @@ def noted(bind: Bind, note: str) -> Bind:
 
 def run(case: Case, options: Options) -> Timings:
     """Warm up and compare, then `Options.rounds` rounds in which every contender has its turn."""
-    result = Timings()
+    result = Timings(work=case.work if options.kind == "cuda" else None)
     binds = {c.name: (c, bind) for c in case.contenders if (bind := _build(c, result, options)) is not None}
     result.notes = {name: note for name, (_, bind) in binds.items() if (note := getattr(bind, "note", ""))}
     first = _compare(case, binds, result, options.device)
-    repeats = _warm_up(case, binds, first, options.device)
+    repeats = dict.fromkeys(binds, 1) if options.dry else _warm_up(case, binds, first, options.device)
     result.times = {name: [] for name in repeats}
     for round_ in range(options.rounds):
         inputs = _inputs(case, round_ + 2)
@@ -140,9 +168,58 @@ def run(case: Case, options: Options) -> Timings:
         turns = deque(repeats)
         turns.rotate(-round_)
         for name in turns:
-            thunk = binds[name][1](*inputs)
-            result.times[name].append(time_ms(thunk, repeats[name], options.device))
+            try:
+                taken = _time(case.clock, partial(binds[name][1], *inputs), repeats[name], options.device)
+            except Exception as error:
+                result.errors[name] = reason(error)
+            else:
+                result.times[name].append(taken)
+    result.times = {name: times for name, times in result.times.items() if name not in result.errors}
     return result
+
+
+def _time(clock: str, make: Callable[[], Thunk], repeats: int, device: torch.device) -> float:
+    if device.type != "cuda" or clock == "stream":
+        return time_ms(make(), repeats, device)
+    return (graph_ms if clock == "graph" else host_ms)(make, repeats, device)
+
+
+def graph_ms(make: Callable[[], Thunk], repeats: int, device: torch.device) -> float:
+    """Milliseconds a call on the device alone: recorded several times in a CUDA graph, which is then replayed."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        thunk = make()  # a forward pass here, so that its backward pass is on this stream too
+        for _ in range(3):
+            thunk()
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(GRAPH_CALLS):
+            thunk()
+    graph.replay()
+    return time_ms(graph.replay, max(repeats // GRAPH_CALLS, 3), device) / GRAPH_CALLS
+
+
+def host_ms(make: Callable[[], Thunk], repeats: int, device: torch.device) -> float:
+    """Milliseconds until a call returns, with room in the queue for what it enqueues."""
+    thunk = make()
+    thunk()
+    count, best = min(repeats, QUEUE_CALLS), float("inf")
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(5):
+            torch.cuda.synchronize(device)
+            begin = time.perf_counter_ns()
+            for _ in range(count):
+                thunk()
+            best = min(best, (time.perf_counter_ns() - begin) / count / 1e6)
+    finally:
+        torch.cuda.synchronize(device)
+        if collecting:
+            gc.enable()
+    return best
 
 
 def time_ms(thunk: Thunk, repeats: int, device: torch.device) -> float:
@@ -188,8 +265,8 @@ def _inputs(case: Case, seed: int) -> tuple:
 
 
 def _build(contender: Contender, result: Timings, options: Options) -> Bind | None:
-    if options.quick and contender.name == COMPILE:
-        result.errors[contender.name] = "left out by --quick"
+    if (options.quick or options.dry) and contender.name == COMPILE:
+        result.errors[contender.name] = "left out by " + ("--dry-run" if options.dry else "--quick")
         return None
     try:
         return contender.build()

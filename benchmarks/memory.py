@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -27,10 +28,9 @@ MEASURE = "training step, peak memory"
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    batch = 64 if options.device.type == "cpu" else 256
     names = [name for name in contenders.pipelines(options.device) if name != "compile"]
-    for group in ("C4",) if options.quick else ("C4", "D4"):
-        setting = options.setting(Setting(group, batch=batch))
+    for group in ("C4",) if options.quick or options.dry else ("C4", "D4"):
+        setting = options.setting(Setting(group, batch=options.batch()))
         options.log(f"{MEASURE}: {setting}")
         found = Timings()
         for name in names:
@@ -38,12 +38,12 @@ def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
                 found.times[name] = [in_subprocess(name, setting, options.device)]
             except Exception as error:
                 found.errors[name] = reason(error)
-        yield rows(MEASURE, setting, found, "MiB"), verdicts(MEASURE, setting, found, options.device.type)
+        yield rows(MEASURE, setting, found, "MiB"), verdicts(MEASURE, setting, found, options.kind)
 
 
 def in_subprocess(name: str, setting: Setting, device: torch.device) -> float:
     """MiB."""
-    command = [sys.executable, "-m", "benchmarks.memory", name, setting.group, str(setting.batch)]
+    command = [sys.executable, "-m", "benchmarks.memory", name, json.dumps(asdict(setting))]
     command += [str(device), str(torch.get_num_threads())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     if done.returncode:
@@ -60,6 +60,8 @@ def peak(name: str, setting: Setting, device: torch.device) -> float:
     step(made, x[:2])
     gc.collect()
     if device.type == "cuda":
+        step(made, x)  # what kernels are tuned with, and libraries keep, is not the step's
+        gc.collect()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         step(made, x)
@@ -89,13 +91,12 @@ def resident(field: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.split("\n")[0])
     parser.add_argument("contender")
-    parser.add_argument("group")
-    parser.add_argument("batch", type=int)
+    parser.add_argument("setting", type=json.loads)
     parser.add_argument("device", nargs="?", default="cpu", type=torch.device)
     parser.add_argument("threads", nargs="?", default=2, type=int)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    print(json.dumps(peak(given.contender, Setting(given.group, batch=given.batch), given.device)))
+    print(json.dumps(peak(given.contender, Setting(**given.setting), given.device)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 import equifast
 
 from . import contenders, eager, published
-from .harness import Case, Contender, Options, direct, largest_difference, run
+from .harness import Case, Contender, Options, Work, direct, largest_difference, run
 from .results import Row, rows, verdicts
 from .settings import GROUPS, Setting
 
@@ -18,12 +18,11 @@ MEASURE = "orbit"
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    batch = 64 if options.device.type == "cpu" else 256
     for group in GROUPS:
-        setting = options.setting(Setting(group, batch=batch, size=96, layers=0))
+        setting = options.setting(Setting(group, batch=options.batch(), size=96, layers=0))
         options.log(f"{MEASURE}: {setting}")
         timings = run(case(setting, options.device), options)
-        yield rows(MEASURE, setting, timings), verdicts(MEASURE, setting, timings, options.device.type)
+        yield rows(MEASURE, setting, timings), verdicts(MEASURE, setting, timings, options.kind)
 
 
 def case(setting: Setting, device: torch.device) -> Case:
@@ -40,7 +39,11 @@ def case(setting: Setting, device: torch.device) -> Case:
     def compare(got: torch.Tensor, expected: torch.Tensor, name: str) -> str | None:
         return largest_difference(got, expected, contenders.TOLERANCE[setting.dtype])
 
-    return Case(MEASURE, setting, lambda generator: (setting.images(generator, device),), entries, "eager", compare)
+    def inputs(generator: torch.Generator) -> tuple[torch.Tensor]:
+        return (setting.images(generator, device),)
+
+    moved = (1 + setting.order) * setting.bytes
+    return Case(MEASURE, setting, inputs, entries, "eager", compare, Work(moved, limit_moved=moved))
 
 
 def published_orbit(setting: Setting):

@@ -1,12 +1,14 @@
 """`orbit_conv2d`: the network's first layer and a ViT's patch embedding, forward, and backward to the weight.
 
-The limit is a copy of the output or a square matrix product of as many operations, whichever takes longer.
+The limit is a copy or a square matrix product of as many operations, whichever takes longer. The copy is of the output
+on a CPU; on a GPU it moves as many bytes as reading x and writing the output.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 import equifast
 
 from . import contenders, eager
-from .harness import Case, Contender, Options, Spread, Timings, direct, largest_difference, run
+from .harness import Case, Contender, Options, Spread, Timings, Work, direct, largest_difference, run
 from .results import Row, rows, verdicts
 from .settings import DTYPES, GROUPS, Setting
 
@@ -26,21 +28,21 @@ BACKWARD = "orbit_conv2d, backward (weight)"
 LIMITS = ("limit: copy", "limit: product")
 
 
-def layers(device: torch.device) -> list[tuple[Setting, int, int, int]]:
+def layers(options: Options) -> list[tuple[Setting, int, int, int]]:
     """(setting, output channels, kernel, stride)."""
-    batch, patches = (64, 16) if device.type == "cpu" else (256, 256)
+    batch, patches = options.batch(), options.batch(cpu=16)
     first = [(Setting(g, batch=batch, size=96, layers=0, label="7×7, stride 2, 16"), 16, 7, 2) for g in GROUPS]
     vit = Setting("C4", batch=patches, layers=0, label="ViT patches 16×16, stride 16, 768")
-    return [*first, (vit, 768, 16, 16)]
+    return [*first, (vit, 32, 8, 8) if options.dry else (vit, 768, 16, 16)]
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for setting, channels, kernel, stride in layers(options.device):
+    for setting, channels, kernel, stride in layers(options):
         setting = options.setting(setting)
         for name, make in ((FORWARD, forward), (BACKWARD, backward)):
             options.log(f"{name}: {setting}")
             timings = one_limit(run(make(setting, channels, kernel, stride, options.device), options))
-            yield rows(name, setting, timings), verdicts(name, setting, timings, options.device.type)
+            yield rows(name, setting, timings), verdicts(name, setting, timings, options.kind)
 
 
 def forward(setting: Setting, channels: int, kernel: int, stride: int, device: torch.device) -> Case:
@@ -51,7 +53,8 @@ def forward(setting: Setting, channels: int, kernel: int, stride: int, device: t
         Contender(contenders.ours(device), lambda: direct(ours)),
         *limits(setting, channels, kernel, stride, device),
     ]
-    return Case(FORWARD, setting, inputs(setting, channels, kernel, device), entries, "eager", compare(setting))
+    _, done = work(setting, channels, kernel, stride)
+    return Case(FORWARD, setting, inputs(setting, channels, kernel, device), entries, "eager", compare(setting), done)
 
 
 def backward(setting: Setting, channels: int, kernel: int, stride: int, device: torch.device) -> Case:
@@ -72,7 +75,8 @@ def backward(setting: Setting, channels: int, kernel: int, stride: int, device: 
         Contender(contenders.ours(device), lambda: bind(ours)),
         *limits(setting, channels, kernel, stride, device),
     ]
-    return Case(BACKWARD, setting, inputs(setting, channels, kernel, device), entries, "eager", compare(setting))
+    _, done = work(setting, channels, kernel, stride)
+    return Case(BACKWARD, setting, inputs(setting, channels, kernel, device), entries, "eager", compare(setting), done)
 
 
 def ways(group: str, stride: int):
@@ -84,18 +88,25 @@ def ways(group: str, stride: int):
     return plain, partial(equifast.orbit_conv2d, group=group, stride=stride)
 
 
-def limits(setting: Setting, channels: int, kernel: int, stride: int, device: torch.device) -> list[Contender]:
+def work(setting: Setting, channels: int, kernel: int, stride: int) -> tuple[tuple[int, ...], Work]:
+    """The output's shape; reading x and writing the output (or, backward, reading both)."""
     size = (setting.size - kernel) // stride + 1
     shape = (setting.order * setting.batch, channels, size, size)
     flops = 2 * math.prod(shape) * setting.channels * kernel**2
+    return shape, Work(setting.bytes + math.prod(shape) * DTYPES[setting.dtype].itemsize, flops)
+
+
+def limits(setting: Setting, channels: int, kernel: int, stride: int, device: torch.device) -> list[Contender]:
     dtype = DTYPES[setting.dtype]
+    shape, done = work(setting, channels, kernel, stride)
 
     def copy():
-        out = torch.rand(shape).to(device, dtype)
+        count = math.prod(shape) if device.type == "cpu" else done.moved // (2 * dtype.itemsize)
+        out = torch.rand(count, device=device).to(dtype)
         return direct(lambda x, weight: out.clone())
 
     def product():
-        return direct(contenders.matmul(flops, device, dtype))
+        return direct(contenders.matmul(done.flops, device, dtype))
 
     return [Contender(LIMITS[0], copy, checked=False), Contender(LIMITS[1], product, checked=False)]
 
@@ -107,6 +118,9 @@ def one_limit(timings: Timings) -> Timings:
         longest = max(found, key=lambda name: Spread.of(found[name]).median)
         timings.times["limit"] = found[longest]
         timings.notes["limit"] = longest.partition(": ")[2]
+        if timings.work is not None:
+            done = {"limit_moved": timings.work.moved} if longest == LIMITS[0] else {"limit_flops": timings.work.flops}
+            timings.work = replace(timings.work, **done)
     return timings
 
 

@@ -21,6 +21,9 @@ WHOLE = ("canonicalize", "training", "tax")
 GPU = "H100"
 NOT_YET = "not yet measured"
 
+#: Of a target without an opponent.
+MICROS = {"unit": "µs"}
+
 INTRODUCTION = """# Benchmarks
 
 Written by `python -m benchmarks` (`make bench`); edits here will be lost. Every ratio comes from one run: in each
@@ -53,6 +56,13 @@ pass run* does equiadapt's work. (With dropout, equiadapt's artifact loss would 
 *Peak memory* is the resident high-water mark of the step in a fresh process, less what was resident before. The *tax*
 is `canonicalize` as a share of one ResNet-50 forward pass. *Straight-through*: `eager` may keep a whole orbit at full
 resolution from forward to backward; *eager, nothing kept* makes it again, as equifast does.
+
+On a GPU times are the device's, of calls enqueued in a loop; *CUDA graph* is the device's time for calls recorded in a
+graph, without what the host takes to enqueue them, and *host overhead* that time of the host alone. Each row has what
+it reaches in bytes (those that must be read and written, once each) and operations a second, and as a share of the
+speed of the limit, which there is a copy that moves as many bytes. Convolutions may use TF32, as PyTorch has it by
+default, and so does the product that limits them. equiadapt's grids for bfloat16 images are in bfloat16, off by pixels:
+its outputs are not compared there. `python -m benchmarks --dry-run` runs all of that on tiny images without a GPU.
 """
 
 
@@ -109,29 +119,30 @@ def conditions(run: dict) -> str:
         f"{packages}; Python {c['python']}; backend {c['backend']}; commit {c['commit']}; {c['date']}; "
         f"load before the run {c['load_before']}."
     )
+    if gpu := c.get("gpu"):
+        text += (
+            f" {gpu['memory_gib']} GiB, {gpu['processors']} processors; CUDA {gpu['cuda']}, driver {gpu['driver']}; "
+            f"convolutions in {'TF32' if gpu['tf32_convolutions'] else 'float32'}."
+        )
     return text + (" **A quick run on an eighth of the batch: not for publication.**\n" if c["quick"] else "\n")
 
 
 def targets(verdicts: list[Row]) -> str:
     def cells(v: Row) -> tuple[str, ...]:
-        measured = v["error"] if "error" in v else spread(v, share(v), percent(v))
+        measured = v["error"] if "error" in v else spread(v, share(v), unit(v))
         return v["measure"], v["setting"], against(v), wanted(v), measured, verdict(v)
 
     return table(("measure", "setting", "against", "target", "measured", "met"), map(cells, verdicts))
 
 
 def unmeasured() -> str:
-    rows = (
-        (
-            t.measure,
-            ", ".join(t.groups or ("all",)),
-            against({"against": t.opponent, "at_least": t.at_least}),
-            wanted({"measure": t.measure, "target": t.cuda, "at_least": t.at_least}),
-            NOT_YET,
-        )
-        for t in TARGETS
-        if t.cuda is not None
-    )
+    """The targets of a GPU, as verdicts that nobody has measured."""
+    rows = []
+    for t in TARGETS:
+        if t.cuda is not None:
+            v = {"measure": t.measure, "against": t.opponent, "at_least": t.at_least, "target": t.cuda}
+            v |= {} if t.against else MICROS
+            rows.append((t.measure, ", ".join(t.groups or ("all",)), against(v), wanted(v), NOT_YET))
     return table(("measure", "groups", "against", "target", "measured"), rows)
 
 
@@ -141,7 +152,8 @@ def contenders(rows: list[Row]) -> str:
         if "error" in row:
             return row["setting"], name, "–", "–", row["error"]
         ratio = spread(row["ratio"], 1.0, "×") if "ratio" in row else ""
-        return row["setting"], name, spread(row, 1.0, f" {row['unit']}"), ratio, row.get("note", "")
+        notes = ", ".join(filter(None, (row.get("note"), rates(row))))
+        return row["setting"], name, spread(row, 1.0, f" {row['unit']}"), ratio, notes
 
     return table(("setting", "contender", "time or size", "multiple of ours", "note"), map(cells, rows))
 
@@ -150,13 +162,13 @@ def shortcomings(run: dict) -> str:
     """Targets missed, and whoever beat us at anything."""
     lines = [
         f"* target missed: {v['measure']}, {v['setting']}, against {v['against']}: wanted {wanted(v)}, got "
-        + (v["error"] if "error" in v else spread(v, share(v), percent(v)))
+        + (v["error"] if "error" in v else spread(v, share(v), unit(v)))
         for v in run["verdicts"]
         if not v["met"]
     ]
     lines += [
         f"* slower than {row['contender']}: {row['measure']}, {row['setting']}: it needs "
-        f"{spread(row['ratio'], 1.0, '×')} of our {'time' if row['unit'] == 'ms' else 'memory'}"
+        f"{spread(row['ratio'], 1.0, '×')} of our {'memory' if row['unit'] == 'MiB' else 'time'}"
         for row in run["rows"]
         if row["contender"] in ("equiadapt", "eager", "compile") and row.get("ratio", {"median": 1})["median"] < 1
     ]
@@ -190,15 +202,25 @@ def share(v: Row) -> float:
     return 100.0 if v["measure"] == "tax" else 1.0
 
 
-def percent(v: Row) -> str:
-    return " %" if v["measure"] == "tax" else "×"
+def unit(v: Row) -> str:
+    return f" {v['unit']}" if "unit" in v else " %" if v["measure"] == "tax" else "×"
 
 
 def wanted(v: Row) -> str:
-    return f"{'≥' if v['at_least'] else '≤'} {number(v['target'] * share(v))}{percent(v)}"
+    return f"{'≥' if v['at_least'] else '≤'} {number(v['target'] * share(v))}{unit(v)}"
+
+
+def rates(row: Row) -> str:
+    """What a row reaches, for its note."""
+    parts = [f"{number(row[name])} {name}" for name in ("GB/s", "TFLOP/s") if name in row]
+    if "of limit" in row:
+        parts.append(f"{number(100 * row['of limit'])} % of the limit")
+    return ", ".join(parts)
 
 
 def against(v: Row) -> str:
+    if "unit" in v:
+        return v["against"]
     return f"faster than {v['against']}" if v["at_least"] else f"share of {v['against']}"
 
 

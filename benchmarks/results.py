@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -28,8 +29,11 @@ def is_ours(contender: str) -> bool:
     return contender.startswith("equifast")
 
 
-def rows(measure: str, setting: Setting, timings: Timings, unit: str = "ms") -> list[Row]:
-    """One row a contender: its spread, and what multiple of ours it needs (``ratio``), by round."""
+def rows(measure: str, setting: Setting, timings: Timings, unit: str = "ms", scale: float = 1.0) -> list[Row]:
+    """One row a contender: its spread, what multiple of ours it needs (``ratio``), by round, and what rates it reaches.
+
+    ``scale``: from what was measured to the unit.
+    """
     ours = next((name for name in timings.times if is_ours(name)), None)
     out = []
     for name in sorted({*timings.times, *timings.errors}, key=_order):
@@ -38,13 +42,27 @@ def rows(measure: str, setting: Setting, timings: Timings, unit: str = "ms") -> 
         if name in timings.errors:
             out.append(row | {"error": timings.errors[name]})
             continue
-        row |= vars(Spread.of(timings.times[name]))
+        row |= vars(Spread.of([scale * time for time in timings.times[name]]))
+        row |= rates(timings, name)
         if ours is not None and name != ours:
             row["ratio"] = vars(ratio(timings.times[name], timings.times[ours]))
         if name in timings.notes:
             row["note"] = timings.notes[name]
         out.append(row)
     return out
+
+
+def rates(timings: Timings, name: str) -> Row:
+    """Bytes and operations a second, and the share of the limit's speed; nothing for a case whose work isn't known."""
+    work, limit = timings.work, timings.times.get("limit")
+    if work is None:
+        return {}
+    moved, flops = (work.limit_moved, work.limit_flops) if name == "limit" else (work.moved, work.flops)
+    seconds = Spread.of(timings.times[name]).median / 1e3
+    out: Row = {"bytes": moved, "flops": flops, "GB/s": moved / seconds / 1e9, "TFLOP/s": flops / seconds / 1e12}
+    if limit and name != "limit":
+        out["of limit"] = Spread.of(limit).median / 1e3 / seconds
+    return {key: value for key, value in out.items() if value}
 
 
 def verdicts(measure: str, setting: Setting, timings: Timings, device: str) -> list[Row]:
@@ -66,7 +84,11 @@ def ratio(theirs: list[float], ours: list[float]) -> Spread:
 def _verdict(target: Target, ours: str, measure: str, setting: Setting, timings: Timings, device: str) -> Row:
     row: Row = {"measure": measure, "setting": str(setting), "contender": ours, "against": target.opponent}
     row |= {"target": target.number(device), "at_least": target.at_least}
+    row |= {} if target.against else {"unit": "µs"}
     opponents = [name for name in target.against if name in timings.times]
+    if not target.against and ours in timings.times:
+        spread = Spread.of([1e3 * time for time in timings.times[ours]])
+        return row | vars(spread) | {"met": spread.median <= row["target"]}
     missing = [f"{name}: {timings.errors[name]}" for name in (ours, *target.against) if name in timings.errors]
     if ours not in timings.times or not opponents:
         return row | {"met": None, "error": "; ".join(missing) or "no opponent here"}
@@ -94,11 +116,43 @@ def conditions(device: torch.device, rounds: int, quick: bool) -> Row:
         "backend": equifast.backends.choose(device.type),
         "rounds": rounds,
         "quick": quick,
-    }
+    } | _gpu(device)
+
+
+def configurations() -> Row:
+    """Of each Triton kernel that ran, the configuration that was the quickest for each class of shapes."""
+    launch = sys.modules.get("equifast.kernels._launch")
+    return {name: chosen for name, kernel in launch.KERNELS.items() if (chosen := kernel.chosen())} if launch else {}
 
 
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
+
+
+def _gpu(device: torch.device) -> Row:
+    if device.type != "cuda":
+        return {}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "gpu": {
+            "memory_gib": round(properties.total_memory / 2**30, 1),
+            "processors": properties.multi_processor_count,
+            "cuda": torch.version.cuda,
+            "driver": _driver(),
+            "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        }
+    }
+
+
+def _driver() -> str:
+    """Of the first GPU there is."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return (
+            subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.partition("\n")[0] or "unknown"
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -43,6 +43,11 @@ class Setting:
         return self.batch, self.channels, self.size, self.size
 
     @property
+    def bytes(self) -> int:
+        """Of the images."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    @property
     def small(self) -> tuple[int, int, int]:
         """(C, h, w) of the network's images."""
         return self.channels, self.resize, self.resize
@@ -61,9 +66,9 @@ class Setting:
         return x.to(device, DTYPES[self.dtype]).contiguous(memory_format=LAYOUTS[self.layout])
 
 
-def headline(device: torch.device) -> list[Setting]:
+def headline(kind: str) -> list[Setting]:
     """64×3×224×224 float32 on a CPU; a batch of 256, both precisions and both layouts on a GPU."""
-    if device.type == "cpu":
+    if kind == "cpu":
         return [Setting(group) for group in GROUPS]
     variants = [(dtype, layout) for dtype in DTYPES for layout in LAYOUTS]
     return [Setting(group, batch=256, dtype=d, layout=m) for group in GROUPS for d, m in variants]
@@ -81,6 +86,14 @@ def further() -> list[Setting]:
 def quick(setting: Setting) -> Setting:
     """The same with an eighth of the batch: to see that everything runs, not to publish."""
     return replace(setting, batch=max(setting.batch // 8, 1))
+
+
+def tiny(setting: Setting) -> Setting:
+    """The same as small as it goes: to see that everything runs where every kernel is interpreted."""
+    size, layers = min(setting.size, 24), min(setting.layers, 2)
+    small = {"resize": min(setting.resize, 24), "vector": min(setting.vector, 16)}
+    channels = setting.channels if setting.size > 1 else small["vector"]
+    return replace(setting, batch=min(setting.batch, 2), channels=channels, size=size, layers=layers, **small)
 
 
 def weights(setting: Setting) -> tuple[dict[str, Tensor], Tensor]:

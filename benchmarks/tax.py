@@ -19,13 +19,13 @@ NETWORK = "ResNet-50"
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    batch = 32 if options.device.type == "cpu" else 256
+    batch = options.batch(cpu=32)
     settings = [options.setting(Setting(group, batch=batch)) for group in GROUPS]
     options.log(f"{MEASURE}: {', '.join(map(str, settings))}")
     timings = run(case(settings, options.device), options)
     for setting in settings:
         part = timings.only(setting.group)
-        yield rows(MEASURE, setting, part), verdicts(MEASURE, setting, part, options.device.type)
+        yield rows(MEASURE, setting, part), verdicts(MEASURE, setting, part, options.kind)
 
 
 def case(settings: list[Setting], device: torch.device) -> Case:

@@ -32,14 +32,13 @@ ROUGH = 0.2
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    batch = 64 if options.device.type == "cpu" else 256
     for group in GROUPS:
-        setting = options.setting(Setting(group, batch=batch))
+        setting = options.setting(Setting(group, batch=options.batch()))
         options.log(f"{MEASURE}: {setting}")
         timings = run(case(setting, options.device), options)
         whole, alone, outside = split(timings, comparable=not eager.exact(group))
         for name, part in ((MEASURE, whole), (ALONE, alone), (OUTSIDE, outside)):
-            yield rows(name, setting, part), verdicts(name, setting, part, options.device.type)
+            yield rows(name, setting, part), verdicts(name, setting, part, options.kind)
 
 
 def names(setting: Setting, device: torch.device) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,10 +27,10 @@ from benchmarks import (
     results,
     training,
 )
-from benchmarks.harness import Case, Contender, Options, Spread, Timings, direct, largest_difference, run
+from benchmarks.harness import Case, Contender, Options, Spread, Timings, Work, direct, largest_difference, run
 from benchmarks.network import ConvNetwork, resnet50
 from benchmarks.settings import GROUPS, Setting, quick, weights
-from benchmarks.targets import TARGETS, Target
+from benchmarks.targets import PLAIN, TARGETS, Target
 
 CPU = torch.device("cpu")
 TINY = {group: Setting(group, batch=3, size=40, resize=32, layers=2, vector=16) for group in GROUPS}
@@ -154,6 +156,72 @@ def test_targets_are_each_for_something_measured():
     named |= set(act.ELEMENTS)
     assert {target.measure for target in TARGETS} <= named
     assert Target("a", ("b",), 1.0, 2.0).number("cuda") == 2.0
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_every_target_of_a_device_is_judged_there(kind, monkeypatch):
+    """Measures are run without running anything: every contender takes a millisecond."""
+
+    def at_once(case, options):
+        return Timings({c.name: [1.0] for c in case.contenders}, work=case.work)
+
+    for module in vars(cli).values():
+        if getattr(module, "run", None) is run:
+            monkeypatch.setattr(module, "run", at_once)
+    monkeypatch.setattr(memory, "in_subprocess", lambda *args: 1.0)
+    monkeypatch.setattr(eager, "quickest_act", lambda *args: eager.act_by_grid)
+    rows, verdicts = cli.measure(Options(CPU, 1, dry=kind == "cuda"))
+    assert not [row for row in rows if "error" in row]
+    wanted = {(t.measure, t.opponent) for t in TARGETS if t.number(kind) is not None}
+    judged = {(v["measure"], "eager or compile" if v["against"] in PLAIN else v["against"]) for v in verdicts}
+    plain = {(measure, "eager or compile" if opponent in PLAIN else opponent) for measure, opponent in wanted}
+    assert judged == plain
+    assert all(v["met"] is not None for v in verdicts)
+
+
+def test_a_target_in_microseconds():
+    setting = Setting("C8", batch=512, size=1, label="CUDA graph")
+    found = Timings({"equifast-triton": [0.012], "eager": [0.08], "limit": [0.002]}, work=Work(4_000_000, 0, 8_000_000))
+    (v,) = results.verdicts(orbit_scores.FORWARD, setting, found, "cuda")
+    assert (v["median"], v["unit"], v["target"], v["met"]) == (12.0, "µs", 15.0, True)
+    ours = results.rows(orbit_scores.FORWARD, setting, found, "µs", 1e3)[1]
+    assert (ours["contender"], ours["median"], ours["unit"]) == ("equifast-triton", 12.0, "µs")
+    assert ours["GB/s"] == pytest.approx(4e6 / 12e-6 / 1e9)
+    assert ours["of limit"] == pytest.approx(2 / 12)
+    run_ = {"conditions": results.conditions(CPU, 1, quick=False) | {"kind": "cuda"}, "rows": [ours], "verdicts": [v]}
+    page = report.page([run_])
+    assert "| time | ≤ 15 µs | 12 µs | yes |" in page
+    assert "333 GB/s, 16.7 % of the limit" in page
+
+
+def test_targets_of_a_gpu_are_listed_until_measured():
+    unmeasured = report.unmeasured()
+    assert unmeasured.count(report.NOT_YET) == sum(t.cuda is not None for t in TARGETS)
+    assert "| host overhead | all | time | ≤ 20 µs | not yet measured |" in unmeasured
+
+
+def test_the_stored_tables_are_the_stored_results():
+    assert report.page(report.load()) == report.DOCS.read_text()
+
+
+def test_a_dry_run_needs_no_gpu():
+    command = [sys.executable, "-m", "benchmarks", "--dry-run", "--only", "orbit_scores,act"]
+    pytest.importorskip("triton")
+    done = subprocess.run(command, cwd=results.ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 failures; nothing was stored" in done.stdout
+    assert "CUDA graph" in done.stderr
+
+
+def test_a_dry_run_fails_with_its_rows(monkeypatch, capsys):
+    def fails(options):
+        assert options.dry and options.kind == "cuda"
+        yield [{"measure": "m", "setting": "s", "contender": "equifast-triton", "error": "broken"}], []
+
+    monkeypatch.setattr(orbit, "measure", fails)
+    monkeypatch.setitem(sys.modules, "benchmarks.interpreted", SimpleNamespace(quicker=lambda: None))
+    assert cli.dry_run(("orbit",)) == 1
+    assert "failed: m, s, equifast-triton: broken" in capsys.readouterr().out
 
 
 def test_split_takes_the_network_off():
