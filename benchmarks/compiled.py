@@ -1,0 +1,266 @@
+"""``python -m benchmarks.compiled``: every Triton kernel and configuration compiled, for architectures that need not be
+here: registers, spills, shared memory and matrix instructions. ``--write`` writes docs/kernels.md.
+
+`calls` says for what: host functions are called on tensors in memory that nobody touches, under `tests.fake_gpu`; what
+they would compile is taken down, and compiled in a few processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from .results import ROOT
+
+ARCHS = (80, 90, 100)
+DOCS = ROOT / "docs" / "kernels.md"
+
+#: Matrix instructions, by what they are called in PTX.
+INSTRUCTIONS = {"mma": r"\bmma\.sync", "wgmma": r"\bwgmma\.mma_async", "tcgen05": r"\btcgen05\.mma\b"}
+
+#: Kernels whose time is that of a product.
+MATRIX = {
+    "orbit_conv2d",
+    "orbit_conv2d_pool",
+    "orbit_conv2d_grad_weight",
+    "orbit_conv2d_grad_input",
+    "orbit_linear_scores",
+}
+
+
+class Work(NamedTuple):
+    """One compilation."""
+
+    arch: int
+    kernel: str
+    problem: str
+    config: str
+    source: ASTSource
+    options: dict[str, Any]
+
+
+class Row(NamedTuple):
+    """What came of one. Bytes of spills are stores and loads."""
+
+    arch: int
+    kernel: str
+    problem: str
+    config: str
+    registers: int
+    spills: int
+    shared: int
+    instructions: list[str]
+    seconds: float
+    error: str = ""
+
+
+class _Found(Exception):
+    """Stops a launch before it compiles."""
+
+
+def collect(arch: int, only: Sequence[str] = ()) -> list[Work]:
+    """What the calls compile for an architecture, each once."""
+    from equifast.kernels._launch import Kernel
+    from tests.fake_gpu import FakeGpu
+
+    from .compiled_calls import calls
+
+    found: dict[tuple, Work] = {}
+    named: set[tuple[str, str, str]] = set()
+    compile_one = Kernel._compile
+    called = ""
+
+    def compile_all(kernel, problem, config, tensors, reals):
+        for each in problem.configs:
+            with contextlib.suppress(_Found):
+                part = ", edges" if problem.constants.get("EDGE") else ""
+                hook = lambda **given: take(kernel, called + part, str(each), given["compile"])  # noqa: B023, E731
+                with knobs.runtime.scope():
+                    knobs.runtime.jit_cache_hook = hook
+                    compile_one(kernel, problem, each, tensors, reals)
+        return lambda tensors, reals: None
+
+    def take(kernel, problem: str, config: str, given: dict) -> None:
+        key = kernel.name, given["key"]
+        if key not in found and (not only or kernel.name in only):
+            source = ASTSource(kernel.function, given["signature"], given["constants"], given["configs"][0])
+            options = json.loads(given["specialization_data"])["options"]
+            options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+            while (kernel.name, problem, config) in named:  # the same tiles for arguments of another kind
+                problem += "′"
+            named.add((kernel.name, problem, config))
+            found[key] = Work(arch, kernel.name, problem, config, source, options)
+        raise _Found
+
+    with FakeGpu(arch).installed():
+        Kernel._compile = compile_all
+        try:
+            for called, call in calls():  # noqa: B007
+                call()
+        finally:
+            Kernel._compile = compile_one
+    return list(found.values())
+
+
+def compiled(work: Work) -> Row:
+    """By Triton's own compiler and ptxas, past any cache."""
+    begin = time.perf_counter()
+    log, error, ptx, shared = io.StringIO(), "", "", 0
+    with tempfile.TemporaryDirectory() as folder, knobs.compilation.scope(), knobs.nvidia.scope(), knobs.cache.scope():
+        knobs.compilation.always_compile = True
+        knobs.nvidia.dump_ptxas_log = True
+        knobs.cache.dir = folder
+        try:
+            with contextlib.redirect_stdout(log):
+                kernel = triton.compile(work.source, GPUTarget("cuda", work.arch, 32), work.options)
+            ptx, shared = kernel.asm["ptx"], kernel.metadata.shared
+        except Exception as failure:
+            error = f"{type(failure).__name__}: {failure}"[:500]
+    text = log.getvalue()
+    registers = re.search(r"Used (\d+) registers", text)
+    return Row(
+        *work[:4],
+        registers=int(registers[1]) if registers else 0,
+        spills=sum(map(int, re.findall(r"(\d+) bytes spill (?:stores|loads)", text))),
+        shared=shared,
+        instructions=[name for name, pattern in INSTRUCTIONS.items() if re.search(pattern, ptx)],
+        seconds=time.perf_counter() - begin,
+        error=error or ("" if registers else "ptxas said nothing of registers"),
+    )
+
+
+_WORK: list[Work] = []
+
+
+def _compiled(index: int) -> Row:
+    return compiled(_WORK[index])
+
+
+def rows(work: list[Work], jobs: int) -> Iterator[Row]:
+    """As they come; forked, since a source cannot be sent to another process."""
+    _WORK[:] = work
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        yield from pool.imap_unordered(_compiled, range(len(work)))
+
+
+def wants_matrix(row: Row) -> bool:
+    """Whether its products are to run on matrix units, as all but the most precise are."""
+    return row.kernel in MATRIX and any(dtype in row.problem.split() for dtype in ("tf32", "bf16", "fp16"))
+
+
+def instruction(row: Row) -> str:
+    return "+".join(row.instructions) or "–"
+
+
+def summary(found: Sequence[Row]) -> str:
+    bad = [row for row in found if row.spills or row.error]
+    return (
+        f"{len(found)} rows, {len(bad)} with spills or errors, {max(row.registers for row in found)} registers at most"
+    )
+
+
+def line(row: Row) -> str:
+    what = row.error or f"{row.registers} registers, {row.spills} spilled, {row.shared} bytes, {instruction(row)}"
+    mark = "!! " if row.spills or row.error else ""
+    return f"{mark}sm_{row.arch} {row.kernel} [{row.problem}] [{row.config}]: {what} ({row.seconds:.1f} s)"
+
+
+INTRODUCTION = """# Compiled kernels
+
+Written by `python -m benchmarks.compiled --write`; edits here will be lost. Every Triton kernel, for each class of
+problems and every configuration worth trying there, the likeliest first, as Triton compiles it; no GPU is needed for
+that. `tests/test_compiled_kernels.py` holds that nothing spills, that shared memory suffices, and that products run on
+matrix units, but for float64 and for float32 in full precision (`ieee`).
+
+Cells: registers of a thread / KiB of shared memory of a block, and the matrix instructions; *–*: not tried on this
+architecture. What compiles to the same code as a row above is left out.
+"""
+
+
+def versions() -> str:
+    tools = {"ptxas": knobs.nvidia.ptxas.path, "ptxas-blackwell": knobs.nvidia.ptxas_blackwell.path}
+    said = {name: subprocess.check_output([path, "--version"], text=True) for name, path in tools.items()}
+    named = [f"{name} {re.search(r'V([0-9.]+)', text)[1]}" for name, text in said.items()]
+    return f"Triton {triton.__version__}; {named[0]} for sm_80 and sm_90, {named[1]} for sm_100."
+
+
+def page(found: Sequence[Row], order: Sequence[tuple[str, str, str]]) -> str:
+    """docs/kernels.md; ``order``: (kernel, problem, configuration) as they were called."""
+    cells = {(row.kernel, row.problem, row.config, row.arch): row for row in found}
+    archs = sorted({row.arch for row in found})
+    parts = [INTRODUCTION, f"{versions()} {summary(found)}.\n"]
+    for kernel in sorted({row.kernel for row in found}):
+        parts.append(f"## {kernel}\n")
+        parts.append(f"| problem | configuration | {' | '.join(f'sm_{arch}' for arch in archs)} |")
+        parts.append(f"|---|---|{'---|' * len(archs)}")
+        for _, problem, config in (key for key in order if key[0] == kernel):
+            row = [cells.get((kernel, problem, config, arch)) for arch in archs]
+            parts.append(f"| {problem} | {config} | {' | '.join(map(_cell, row))} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    if row.error:
+        return row.error
+    spilled = f", **{row.spills} bytes spilled**" if row.spills else ""
+    return " ".join([f"{row.registers} / {row.shared / 1024:.3g}", *row.instructions]) + spilled
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compiled", description="Triton kernels, compiled.")
+    parser.add_argument("--arch", default="80,90,100", help="comma-separated; default: 80,90,100")
+    parser.add_argument("--only", default="", help="comma-separated names of kernels; default: all")
+    parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 16), help="processes")
+    parser.add_argument("--write", action="store_true", help="write docs/kernels.md")
+    parser.add_argument("--json", type=Path, help="store the rows")
+    options = parser.parse_args(given)
+    options.arch = tuple(map(int, options.arch.split(",")))
+    options.only = tuple(filter(None, options.only.split(",")))
+    if options.write and (options.arch != ARCHS or options.only):
+        parser.error("--write: only with all kernels and architectures")
+    return options
+
+
+def main(given: list[str] | None = None) -> int:
+    """1 if anything spills or fails."""
+    options = arguments(given)
+    torch.set_num_threads(1)
+    begin = time.perf_counter()
+    work = [each for arch in options.arch for each in collect(arch, options.only)]
+    found = []
+    for row in rows(work, options.jobs):
+        found.append(row)
+        print(line(row), flush=True)
+    place = {each[:4]: i for i, each in enumerate(work)}
+    found.sort(key=lambda row: place[row[:4]])
+    print(f"{summary(found)}; {time.perf_counter() - begin:.0f} s")
+    if options.json:
+        options.json.write_text(json.dumps([row._asdict() for row in found], indent=1, ensure_ascii=False) + "\n")
+    if options.write:
+        DOCS.write_text(page(found, list(dict.fromkeys(each[1:4] for each in work))))
+    return int(any(row.spills or row.error for row in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

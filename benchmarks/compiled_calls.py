@@ -1,0 +1,230 @@
+"""What `compiled` compiles for: each class of problems that kernels tell apart, most of them once.
+
+Every configuration has its turn in float32 and bfloat16; the other types and layouts appear where they differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equifast.groups import as_group
+from equifast.representations import channel_action
+
+Call = tuple[str, Callable[[], object]]
+
+DTYPES = {
+    "tf32": torch.float32,
+    "ieee": torch.float32,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp64": torch.float64,
+}
+
+
+def calls() -> Iterator[Call]:
+    """(problem, what calls kernels for it)."""
+    yield from warps()
+    yield from convolutions()
+    yield from scores()
+
+
+def images(dtype: str, channels: int, size: int, batch: int, last: bool) -> Tensor:
+    order = torch.channels_last if last else torch.contiguous_format
+    return torch.empty((batch, channels, size, size), dtype=DTYPES[dtype], memory_format=order)
+
+
+class Warp(NamedTuple):
+    group: str
+    dtype: str
+    ops: str = "orbit act orbit_average orbit_inner"
+    adjoint: bool = False
+    channels: int = 3
+    size: int = 224
+    last: bool = False
+    representation: str = "trivial"
+    padding: str = "border"
+    weighted: bool = False
+
+    def __str__(self) -> str:
+        shape = f"{self.channels}×{self.size}²"
+        words = [self.group, "adjoint" if self.adjoint else "", shape, "channels_last" if self.last else "", self.dtype]
+        words += [self.representation if self.representation != "trivial" else ""]
+        words += [self.padding if self.padding != "border" else "", "weighted" if self.weighted else ""]
+        return " ".join(filter(None, words))
+
+
+#: Exact and interpolating groups; the sum besides a tile, the nine readers of an adjoint and its rays are what costs
+#: registers.
+WARPS = [
+    Warp("C4", "fp32"),
+    Warp("C4", "bf16", "act orbit_inner"),
+    Warp("C8", "fp32", "orbit act orbit_average orbit_inner angle_inner"),
+    Warp("C8", "bf16", "orbit act orbit_average orbit_inner angle_inner"),
+    Warp("C8", "fp32", "orbit act orbit_average", adjoint=True),
+    Warp("C8", "bf16", "orbit orbit_average", adjoint=True),
+    Warp("C8", "fp32", "orbit", adjoint=True, weighted=True, padding="zeros"),
+    Warp("C8", "fp32", "orbit_average", weighted=True),
+    Warp("C4", "fp32", "orbit orbit_inner", channels=64, size=56, last=True),
+    Warp("C8", "fp32", "act orbit_average orbit_inner angle_inner", channels=64, size=56, last=True),
+    Warp("C8", "bf16", "act orbit_average", adjoint=True, channels=64, size=56, last=True),
+    Warp("C4", "bf16", "orbit_average", channels=16, size=56, last=True, representation="regular"),
+    Warp("C8", "fp32", "orbit_average orbit_inner", channels=4, representation="vector"),
+    Warp("C8", "fp32", "orbit_average", channels=4, representation="vector", adjoint=True),
+    Warp("C8", "fp32", "orbit_average orbit_inner", channels=64, size=56, last=True, representation="vector"),
+    Warp("C8", "fp64", "orbit_average", channels=64, size=56, last=True, adjoint=True),
+    Warp("C8", "fp64", "orbit orbit_inner angle_inner"),
+    Warp("C8", "fp64", "orbit_average", adjoint=True),
+    Warp("C8", "fp16", "act angle_inner", padding="zeros"),
+    Warp("C8", "fp32", "orbit", size=16),
+]
+
+
+def warps() -> Iterator[Call]:
+    from equifast.kernels import load
+
+    for case in WARPS:
+        group = as_group(case.group)
+        table = group.action_table(inverse=True)
+        channels = channel_action(group, case.representation, inverse=True)
+        x = images(case.dtype, case.channels, case.size, 8, case.last)
+        weights = torch.empty((8, group.order), dtype=x.dtype) if case.weighted else None
+        options = table, *channels, case.padding
+        element = torch.zeros(8, dtype=torch.int64)
+        given = {
+            "orbit": (x, weights, *options, case.adjoint),
+            "act": (x, element, *options, case.adjoint),
+            "orbit_average": (x, weights, *options, case.adjoint),
+            "orbit_inner": (x, x, *options),
+            "angle_inner": (x, x, x, element, table, group.n, case.padding),
+        }
+        for op in case.ops.split():
+            yield str(case), lambda op=op, given=given: load(op)(*given[op])
+
+
+class Layer(NamedTuple):
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int
+    padding: int
+    size: int
+    last: bool = False
+
+    def __str__(self) -> str:
+        stride = f" s{self.stride}" if self.stride > 1 else ""
+        return f"{self.inputs}→{self.outputs} {self.kernel}×{self.kernel}{stride}{' channels_last' * self.last}"
+
+
+CANONICALIZER, RESNET, VIT = Layer(3, 16, 7, 2, 0, 96), Layer(3, 64, 7, 2, 3, 224), Layer(3, 768, 16, 16, 0, 224)
+INNER = Layer(64, 64, 3, 1, 1, 56, last=True)
+
+#: With the group, whose members may need interpolated images, and the activation.
+LAYERS = [
+    (CANONICALIZER, "tf32", "C8", "gelu"),
+    (CANONICALIZER, "bf16", "C4", "gelu"),
+    (RESNET, "tf32", "C4", "relu"),
+    (RESNET, "bf16", "C8", "none"),
+    (VIT, "tf32", "C4", "none"),
+    (VIT, "bf16", "C4", "none"),
+    (INNER, "tf32", "C4", "relu"),
+    (INNER, "bf16", "C4", "silu"),
+    (INNER, "fp16", "C4", "relu"),
+    (RESNET, "ieee", "C4", "relu"),
+    (CANONICALIZER, "fp64", "C4", "relu"),
+    (INNER, "fp64", "C4", "gelu"),
+]
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [s.fp32_precision for s in settings]
+    for s in settings:
+        s.fp32_precision = "tf32" if allowed else "ieee"
+    try:
+        yield
+    finally:
+        for s, value in zip(settings, before, strict=True):
+            s.fp32_precision = value
+
+
+def convolutions() -> Iterator[Call]:
+    """The op, its mean, the gradient before the mean, and the gradients of the op."""
+    from equifast.kernels import orbit_conv2d, orbit_conv2d_backward, orbit_conv2d_pool
+
+    for layer, dtype, group, activation in LAYERS:
+        x, weight, bias, options = layer_tensors(layer, dtype, group)
+        given = x, weight, bias, *options, activation
+        rows = torch.empty((as_group(group).order * len(x), layer.outputs), dtype=x.dtype)
+        name = f"{layer} {dtype} {group} {activation}"
+        with tf32(dtype == "tf32"):
+            out = orbit_conv2d.new_output(x, weight, as_group(group).order, *options[1:4])
+            yield name, lambda given=given: orbit_conv2d.orbit_conv2d(*given)
+            yield name, lambda given=given: orbit_conv2d_pool.orbit_conv2d_pool(*given)
+            curved = "relu" if activation == "none" else activation  # else there is no product
+            given = out, rows, x, weight, bias, *options, curved
+            yield f"{layer} {dtype} {group} slope of {curved}", lambda given=given: orbit_conv2d.convolve_orbit(*given)
+            given = out, x, weight, *options, (True, True, True)
+            yield name, lambda given=given: orbit_conv2d_backward.orbit_conv2d_backward(*given)
+
+
+def layer_tensors(layer: Layer, dtype: str, group: str) -> tuple[Tensor, Tensor, Tensor, tuple]:
+    """x, weight, bias, and the options of all these ops."""
+    x = images(dtype, layer.inputs, layer.size, 16, layer.last)
+    memory_format = torch.channels_last if layer.last else torch.contiguous_format
+    shape = (layer.outputs, layer.inputs, layer.kernel, layer.kernel)
+    weight = torch.empty(shape, dtype=x.dtype, memory_format=memory_format)
+    table = as_group(group).action_table(inverse=True)
+    options = (table, (layer.stride,) * 2, (layer.padding,) * 2, (1, 1), "border")
+    return x, weight, torch.empty(layer.outputs, dtype=x.dtype), options
+
+
+def scores() -> Iterator[Call]:
+    for dtype, order in (("fp32", 4), ("fp32", 8), ("fp32", 64), ("bf16", 8), ("fp16", 4), ("fp64", 8), ("fp64", 64)):
+        for plain in (True, False) if (dtype, order) == ("fp32", 8) else (order == 64,):
+            yield from losses(dtype, order, cosine=not plain)
+    for batch, order, dtypes in (
+        (4096, 8, ("tf32", "ieee", "bf16", "fp16", "fp64")),
+        (64, 8, ("tf32",)),
+        (512, 64, ("tf32", "ieee", "bf16", "fp64")),
+    ):
+        for dtype in dtypes:
+            problem = f"E {order}, f 512, d 128 {dtype}{', few' * (batch < 512)}"
+            yield problem, lambda given=(dtype, batch, order): linear(*given)
+
+
+def losses(dtype: str, order: int, cosine: bool) -> Iterator[Call]:
+    """Scores, contrastive loss, both and the prior at once, and the gradients; cosine: of unit vectors."""
+    from equifast.kernels import contrastive_loss as contrast
+    from equifast.kernels import orbit_losses as both
+    from equifast.kernels import orbit_scores as score
+
+    batch = 64
+    vectors = torch.empty((order * batch, 128), dtype=DTYPES[dtype])
+    reference, target, scalar = vectors[0].clone(), torch.zeros(batch, dtype=torch.int64), vectors.new_empty(())
+    a, p = vectors.new_empty((2, batch, order))
+    gram = torch.empty((batch, order, order), dtype=torch.promote_types(vectors.dtype, torch.float32))
+    grads, saved, options = (a, p, scalar, scalar), (a, p, gram), (1.0, 1.0, cosine, cosine)
+    name = f"E {order}, d 128 {dtype}{' plain' * (not cosine)}"
+    yield name, lambda: score.orbit_scores(vectors, reference, order, 1.0, cosine)
+    yield name, lambda: score.orbit_scores_backward(a, p, vectors, reference, p, 1.0, cosine)
+    yield name, lambda: contrast.contrastive_loss(vectors, order, cosine)
+    yield name, lambda: contrast.contrastive_loss_backward(scalar, vectors, gram, cosine)
+    name += ", with prior"
+    yield name, lambda: both.orbit_losses(vectors, reference, target, order, *options)
+    yield name, lambda: both.orbit_losses_backward(*grads, vectors, reference, target, *saved, *options)
+
+
+def linear(dtype: str, batch: int, order: int) -> None:
+    from equifast.kernels.orbit_linear_scores import orbit_linear_scores
+
+    features = torch.empty((order * batch, 512), dtype=DTYPES[dtype])
+    weight, bias, reference = features.new_empty((128, 512)), features.new_empty(128), features.new_empty(128)
+    with tf32(dtype == "tf32"):
+        orbit_linear_scores(features, weight, bias, reference, order, 1.0, True)
