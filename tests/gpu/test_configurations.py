@@ -1,6 +1,5 @@
 """Every configuration of every kernel computes the same, and tuning picks one of them."""
 
-
 import pytest
 import torch
 
