@@ -29,7 +29,7 @@ def rows(tmp_path_factory) -> list[Row]:
     file = tmp_path_factory.mktemp("compiled") / "rows.json"
     command = [sys.executable, "-m", "benchmarks.compiled", "--json", file]
     run = subprocess.run(command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True)
-    assert file.exists(), run.stdout + run.stderr
+    assert file.exists(), f"exit status {run.returncode}: {run.stdout[-1000:]}{run.stderr[-4000:]}"
     return [Row(**row) for row in json.loads(file.read_text())]
 
 
