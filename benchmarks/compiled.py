@@ -120,6 +120,19 @@ def collect(arch: int, only: Sequence[str] = ()) -> list[Work]:
     return list(found.values())
 
 
+def in_turn(work: Sequence[Work]) -> list[Work]:
+    """Each problem and configuration for one of its architectures: a third of the time, and still all of them. Of a
+    kernel that has few, all."""
+    names: dict[str, dict[tuple[str, str], list[int]]] = {}
+    for each in work:
+        names.setdefault(each.kernel, {}).setdefault((each.problem, each.config), []).append(each.arch)
+    kept = set()
+    for kernel, archs_of in names.items():
+        for i, (name, archs) in enumerate(archs_of.items()):
+            kept.update((kernel, *name, arch) for arch in (archs if len(archs_of) < 6 else [archs[i % len(archs)]]))
+    return [each for each in work if (*each[1:4], each.arch) in kept]
+
+
 def compiled(work: Work) -> Row:
     """By Triton's own compiler and ptxas, past any cache."""
     begin = time.perf_counter()
@@ -231,13 +244,14 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compiled", description="Triton kernels, compiled.")
     parser.add_argument("--arch", default="80,90,100", help="comma-separated; default: 80,90,100")
     parser.add_argument("--only", default="", help="comma-separated names of kernels; default: all")
+    parser.add_argument("--in-turn", action="store_true", help="each configuration for one of the architectures")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 16), help="processes")
     parser.add_argument("--write", action="store_true", help="write docs/kernels.md")
     parser.add_argument("--json", type=Path, help="store the rows")
     options = parser.parse_args(given)
     options.arch = tuple(map(int, options.arch.split(",")))
     options.only = tuple(filter(None, options.only.split(",")))
-    if options.write and (options.arch != ARCHS or options.only):
+    if options.write and (options.arch != ARCHS or options.only or options.in_turn):
         parser.error("--write: only with all kernels and architectures")
     return options
 
@@ -248,6 +262,7 @@ def main(given: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     begin = time.perf_counter()
     work = [each for arch in options.arch for each in collect(arch, options.only)]
+    work = in_turn(work) if options.in_turn else work
     found = []
     for row in rows(work, options.jobs):
         found.append(row)

@@ -25,9 +25,10 @@ pytestmark = [
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory) -> list[Row]:
-    """In a process of its own: there the tensors' device is a driver that is none."""
+    """In a process of its own: there the tensors' device is a driver that is none. All that there is in one third of
+    the time; ``python -m benchmarks.compiled`` takes all architectures for each."""
     file = tmp_path_factory.mktemp("compiled") / "rows.json"
-    command = [sys.executable, "-m", "benchmarks.compiled", "--json", file]
+    command = [sys.executable, "-m", "benchmarks.compiled", "--in-turn", "--json", file]
     run = subprocess.run(command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True)
     assert file.exists(), f"exit status {run.returncode}: {run.stdout[-1000:]}{run.stderr[-4000:]}"
     return [Row(**row) for row in json.loads(file.read_text())]
