@@ -1,0 +1,63 @@
+// From the arguments of a torch op to what the CUDA kernels read.
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pixels.h"
+
+namespace equifast::cuda {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline Dtype dtype_of(const Tensor& t, const char* name) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double: return Dtype::float64;
+    case ScalarType::Float: return Dtype::float32;
+    case ScalarType::Half: return Dtype::float16;
+    case ScalarType::BFloat16: return Dtype::bfloat16;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, name, ": expected float64, float32, float16 or bfloat16");
+}
+
+// The dtype that values of a dtype are summed in.
+inline ScalarType wide(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes,
+                    std::optional<ScalarType> dtype = std::nullopt) {
+  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype);
+}
+
+inline const void* data_of(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
+
+// While it lives, the device of a tensor is the current one; `stream` is the one that torch uses there.
+class OnDeviceOf {
+ public:
+#ifdef EQUIFAST_EMULATED
+  explicit OnDeviceOf(const Tensor&) {}
+  Stream stream = nullptr;
+#else
+  explicit OnDeviceOf(const Tensor& t) : guard_(t.get_device_index()) {
+    void* current = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &current));
+    stream = static_cast<Stream>(current);
+  }
+  Stream stream;
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+#endif
+};
+
+}  // namespace equifast::cuda
