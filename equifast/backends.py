@@ -2,6 +2,7 @@
 
 `EQUIFAST_BACKEND` names one backend for every operator (`auto`, the default, takes the first usable). A
 backend asked for by name is never replaced by another: where it can't run, the operators raise its reason.
+Where `cuda` and `triton` are both usable and neither is forced, `equifast.selection` chooses call by call.
 """
 
 import os
@@ -44,11 +45,23 @@ def triton_error() -> str | None:
         return None
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA (TRITON_INTERPRET=1 interprets kernels on CPUs)"
+    return _no_device()
+
+
+def cuda_error() -> str | None:
+    """Why the CUDA library can't run here, or None."""
+    return native.cuda_error() or _no_device()
+
+
+def _no_device() -> str | None:
+    import torch
+
     return None if torch.cuda.device_count() else "torch finds no CUDA device"
 
 
 # In order of preference.
 BACKENDS = (
+    Backend("cuda", ("cuda",), cuda_error),
     Backend("triton", ("cuda", "cpu") if INTERPRETING else ("cuda",), triton_error),
     Backend("cpu", ("cpu",), native.cpu_error),
     Backend("reference", None, lambda: None),
@@ -60,7 +73,7 @@ def choose(device_type: str) -> str:
 
     Raises ValueError if `EQUIFAST_BACKEND` names no backend, RuntimeError if it names one that can't run.
     """
-    forced = os.environ.get("EQUIFAST_BACKEND") or "auto"
+    forced = _forced()
     if forced == "auto":
         return next(backend.name for backend in BACKENDS if backend.why_not(device_type) is None)
     for backend in BACKENDS:
@@ -70,6 +83,18 @@ def choose(device_type: str) -> str:
             return forced
     choices = ", ".join(["auto", *(backend.name for backend in BACKENDS)])
     raise ValueError(f"EQUIFAST_BACKEND: expected one of {choices}, got '{forced}'")
+
+
+def contenders(device_type: str) -> tuple[str, ...]:
+    """The chosen backend; with `cuda`, unless it is forced, `triton` too, where both can run: they share the ops."""
+    chosen = choose(device_type)
+    if chosen != "cuda" or _forced() != "auto":
+        return (chosen,)
+    return tuple(b.name for b in BACKENDS if b.name in ("cuda", "triton") and b.why_not(device_type) is None)
+
+
+def _forced() -> str:
+    return os.environ.get("EQUIFAST_BACKEND") or "auto"
 
 
 def available() -> dict[str, str | None]:

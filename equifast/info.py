@@ -116,6 +116,17 @@ def backends() -> dict:
     }
 
 
+def selection() -> dict:
+    """Which backend runs an op where `cuda` and `triton` both can."""
+    from equifast import backends, selection
+
+    def here():
+        names = backends.contenders("cuda")
+        return " and ".join(names) if len(names) > 1 else f"nothing to select: CUDA tensors run on {names[0]}"
+
+    return {"between": guarded(here), **selection.explain()}
+
+
 def tuned() -> dict:
     """Configurations of Triton kernels that were timed on this machine, by device."""
     from equifast import tuned
@@ -129,7 +140,7 @@ def environment() -> dict:
 
 def collect() -> dict:
     """Everything that the command prints, as JSON-compatible values."""
-    sections = (versions, build, cpu, cuda, backends, tuned, environment)
+    sections = (versions, build, cpu, cuda, backends, selection, tuned, environment)
     return {section.__name__: guarded(section) for section in sections}
 
 

@@ -1,4 +1,4 @@
-"""Finds and loads the native libraries: `_cpu` (PyTorch operators) and `_helper` (facts that need no tensor).
+"""Finds and loads the native libraries: `_cpu` and `_cuda` (PyTorch operators), `_helper` (facts without tensors).
 
 Nothing here compiles, and nothing raises: a library that can't be used leaves a reason.
 """
@@ -37,17 +37,29 @@ def forgo_cpu(reason: str) -> None:
 
 @functools.cache
 def _load_cpu() -> str | None:
-    library = PACKAGE / "_cpu.so"
+    return _load("_cpu.so", build_info().get("reason"))
+
+
+@functools.cache
+def cuda_error() -> str | None:
+    """Loads `_cuda` on the first call, where torch has CUDA. None once ``torch.ops.equifast_cuda`` is there."""
+    return _load("_cuda.so", build_info().get("reason") or build_info().get("cuda", {}).get("reason"), needs_cuda=True)
+
+
+def _load(name: str, reason: str | None, needs_cuda: bool = False) -> str | None:
+    """Why a library can't be used; ``reason``: why the build left it out."""
+    library = PACKAGE / name
     if not library.exists():
-        reason = build_info().get("reason", "this source tree was never built")
-        return f"{library.name} was not built: {reason}"
+        return f"{name} was not built: {reason or 'this source tree was never built'}"
     try:
         import torch
 
+        if needs_cuda and torch.version.cuda is None:
+            return f"torch {torch.__version__} was built without CUDA"
         torch.ops.load_library(library)
     except Exception as error:
         built = build_info().get("torch", "an unknown version")
-        return f"{library.name} (built against torch {built}) can't be loaded: {_one_line(error)}"
+        return f"{name} (built against torch {built}) can't be loaded: {_one_line(error)}"
     return None
 
 

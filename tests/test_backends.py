@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from equifast import backends
 from equifast.backends import Backend
@@ -50,6 +51,44 @@ def test_an_unknown_backend_names_the_choices(table, monkeypatch, value):
     monkeypatch.setenv("EQUIFAST_BACKEND", value)
     with pytest.raises(ValueError, match=f"EQUIFAST_BACKEND: expected one of auto, fast, plain, got '{value}'"):
         backends.choose("cpu")
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """As if both backends for GPUs could run, but for the one that is broken."""
+
+    def install(broken=()):
+        rows = [Backend(n, ("cuda",), lambda n=n: "broken" if n in broken else None) for n in ("cuda", "triton")]
+        monkeypatch.setattr(backends, "BACKENDS", (*rows, Backend("reference", None, lambda: None)))
+
+    monkeypatch.delenv("EQUIFAST_BACKEND", raising=False)
+    install()
+    return install
+
+
+def test_cuda_and_triton_compete_where_both_can_run(on_a_gpu, monkeypatch):
+    assert backends.choose("cuda") == "cuda" and backends.contenders("cuda") == ("cuda", "triton")
+    assert backends.contenders("cpu") == ("reference",)
+    for broken, left in (("cuda", "triton"), ("triton", "cuda")):
+        on_a_gpu([broken])
+        assert backends.contenders("cuda") == (left,)
+    on_a_gpu()
+    for forced in ("cuda", "triton", "reference"):
+        monkeypatch.setenv("EQUIFAST_BACKEND", forced)
+        assert backends.contenders("cuda") == (forced,)
+
+
+def test_a_forced_cuda_is_never_replaced(on_a_gpu, monkeypatch):
+    on_a_gpu(["cuda"])
+    monkeypatch.setenv("EQUIFAST_BACKEND", "cuda")
+    with pytest.raises(RuntimeError, match="EQUIFAST_BACKEND=cuda can't run cuda tensors: broken"):
+        backends.contenders("cuda")
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="torch has CUDA here")
+def test_cuda_is_not_usable_without_cuda():
+    reason = backends.available()["cuda"]
+    assert "_cuda.so was not built: " in reason or "was built without CUDA" in reason
 
 
 def test_available_reports_every_backend(table):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import equifast
-from equifast import info, native
+from equifast import info, native, selection
 
-SECTIONS = {"versions", "build", "cpu", "cuda", "backends", "tuned", "environment"}
+SECTIONS = {"versions", "build", "cpu", "cuda", "backends", "selection", "tuned", "environment"}
 
 
 def run_info(path, *arguments, **variables):
@@ -69,9 +70,22 @@ def test_a_broken_library_is_reported(copy):
     assert found["cpu"]["isa"].startswith("error: ImportError")
 
 
+def test_a_broken_cuda_library_is_reported(copy):
+    (copy / "equifast/_cuda.so").write_bytes(b"not a shared library")
+    found = json.loads(run_info([copy], "--json"))
+    assert re.match(r"_cuda\.so .* can't be loaded|torch .* was built without CUDA", found["backends"]["cuda"])
+    assert found["backends"]["chosen"]["cuda"] != "cuda"
+
+
+def test_selection_is_explained(copy):
+    found = json.loads(run_info([copy], "--json", EQUIFAST_BACKEND="reference"))["selection"]
+    assert found["between"] == "nothing to select: CUDA tensors run on reference"
+    assert set(found) == {"between", *selection.OPS} and " measured" in found["orbit"]
+
+
 def test_a_wrong_backend_name_is_reported(copy):
     found = json.loads(run_info([copy], "--json", EQUIFAST_BACKEND="gpu"))
-    assert "expected one of auto, triton, cpu, reference, got 'gpu'" in found["backends"]["chosen"]["cpu"]
+    assert "expected one of auto, cuda, triton, cpu, reference, got 'gpu'" in found["backends"]["chosen"]["cpu"]
 
 
 def test_tuned_configurations_are_listed(copy, tmp_path):

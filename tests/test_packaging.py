@@ -1,5 +1,6 @@
 """Wheels as a user gets them: built from this tree, installed elsewhere, used from elsewhere."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import setuptools
 
 from equifast import native
 
@@ -29,7 +31,7 @@ needs_native = pytest.mark.skipif(not native.build_info().get("native"), reason=
 
 
 def run(command, cwd=ROOT, **variables):
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("EQUIFAST_", "PYTHONPATH"))}
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("EQUIFAST_", "PYTHONPATH", "TORCH_CUDA"))}
     result = subprocess.run(command, cwd=cwd, env=env | variables, capture_output=True, text=True)
     result.output = result.stdout + result.stderr
     return result
@@ -64,7 +66,8 @@ def python(code, target, **variables):
 
 @pytest.fixture(scope="module")
 def native_wheel(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("native"), EQUIFAST_REQUIRE_NATIVE="1")
+    # _cuda would take minutes; a small one is built below.
+    return build(tmp_path_factory.mktemp("native"), EQUIFAST_REQUIRE_NATIVE="1", EQUIFAST_CUDA="0")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def contents(wheel):
 
 def source_files():
     names = {str(path.relative_to(ROOT)) for path in (ROOT / "equifast").rglob("*.py")}
-    return names | {"equifast/py.typed", "equifast/ops/schemas.txt", "equifast/_build.json"}
+    return names | {"equifast/py.typed", "equifast/ops/schemas.txt", "equifast/selection.json", "equifast/_build.json"}
 
 
 @needs_native
@@ -89,6 +92,7 @@ def test_native_wheel_contents(native_wheel):
     assert source_files() <= contents(wheel)
     assert {name.split(".")[0] for name in extra} == {"equifast/_cpu", "equifast/_helper"} and len(extra) == 2
     assert "native build in build/" in output
+    assert "equifast: _cuda not built: EQUIFAST_CUDA=0" in output
 
 
 @needs_native
@@ -97,6 +101,7 @@ def test_native_wheel_works_elsewhere(native_wheel):
     code = """
 from equifast import backends, native
 assert native.cpu_error() is None, native.cpu_error()
+assert native.cuda_error() == "_cuda.so was not built: EQUIFAST_CUDA=0", native.cuda_error()
 assert native.build_info()["isas"] == native.helper().isas_built()
 assert backends.choose("cpu") == "cpu"
 """
@@ -188,17 +193,173 @@ def test_native_can_be_required():
     assert "EQUIFAST_REQUIRE_NATIVE=1, but the native libraries can't be built: no C++ compiler" in result.stderr
 
 
-@needs_native
-def test_a_compile_error_is_no_fallback(tmp_path):
-    for name in ("setup.py", "CMakeLists.txt", "pyproject.toml", "LICENSE"):
+@pytest.fixture
+def small_tree(tmp_path):
+    """The build of this tree, and next to nothing to be built."""
+    for name in ("setup.py", "CMakeLists.txt", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("equifast/__init__.py", "equifast/ops/schemas.txt", "csrc/cpu_isa.h", "csrc/helper.cpp"):
+    for name in (
+        "equifast/__init__.py",
+        "equifast/ops/schemas.txt",
+        "csrc/cpu_isa.h",
+        "csrc/geometry.h",
+        "csrc/helper.cpp",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("csrc/ops.cpp", "csrc/cpu/empty.cpp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    return tmp_path
+
+
+@needs_native
+def test_a_compile_error_is_no_fallback(small_tree):
+    tmp_path = small_tree
     (tmp_path / "csrc/ops.cpp").write_text("#error on purpose\n")
-    (tmp_path / "csrc/cpu").mkdir()
-    (tmp_path / "csrc/cpu/empty.cpp").write_text("")
     result = run([sys.executable, "setup.py", "build"], cwd=tmp_path)
     assert result.returncode != 0
     assert "error on purpose" in result.output and "the native build failed" in result.output
     assert "pure-Python" not in result.output
+
+
+def load_setup(monkeypatch):
+    """setup.py as a module, with nothing set up."""
+    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
+    spec = importlib.util.spec_from_file_location("equifast_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def toolkit(monkeypatch, tmp_path):
+    """setup.py as with a torch for CUDA 13.0, and with an nvcc that has the version given and compiles anything."""
+    for name in ("EQUIFAST_CUDA", "EQUIFAST_NATIVE", "EQUIFAST_REQUIRE_NATIVE", "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("EQUIFAST_NATIVE", "0")  # no probing of compilers while it is loaded
+    module = load_setup(monkeypatch)
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "cuda_of_torch", lambda: "13.0")
+    monkeypatch.setattr(module, "compiler", lambda: ["c++"])
+
+    def install(version, listed=("75", "80", "86", "90", "100", "103", "120", "121")):
+        told = f"release {version}, V{version}.1 " + " ".join(f"compute_{code}" for code in listed)
+        (tmp_path / "bin/nvcc").write_text(f"#!/bin/sh\necho '{told}'\n")
+        (tmp_path / "bin/nvcc").chmod(0o755)
+
+    install("13.0")
+    module.install = install
+    return module
+
+
+@pytest.mark.skipif(not list(ROOT.glob("csrc/cuda/*.cu")), reason="no CUDA sources here")
+@pytest.mark.skipif(sys.platform != "linux", reason="CUDA is built on Linux only")
+def test_why_cuda_is_not_built(toolkit, monkeypatch):
+    import torch
+
+    assert toolkit.cuda_blocker() is None
+    for value, reason in (("0", "EQUIFAST_CUDA=0"), ("yes", "EQUIFAST_CUDA: expected 0, 1 or auto, got 'yes'")):
+        monkeypatch.setenv("EQUIFAST_CUDA", value)
+        assert toolkit.cuda_blocker() == reason
+    monkeypatch.delenv("EQUIFAST_CUDA")
+    toolkit.install("11.8")
+    assert toolkit.cuda_blocker() == "nvcc 11.8 is older than 12.0, the first with C++20"
+    toolkit.install("12.9")
+    version = torch.__version__
+    assert toolkit.cuda_blocker() == f"nvcc 12.9 isn't of the CUDA 13.0 that torch {version} was built with"
+    monkeypatch.setattr(toolkit, "cuda_of_torch", lambda: None)
+    assert toolkit.cuda_blocker() == f"torch {version} has no CUDA"
+    monkeypatch.setenv("EQUIFAST_CUDA", "1")
+    assert toolkit.cuda_blocker() is None
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5 Turing")
+    expected = "TORCH_CUDA_ARCH_LIST: expected names such as 8.0, 9.0a or 12.0+PTX, got 'Turing'"
+    assert toolkit.cuda_blocker() == expected
+    monkeypatch.setattr(toolkit, "nvcc", lambda: None)
+    assert toolkit.cuda_blocker() == "no nvcc"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("8.0;9.0a;12.0+PTX", ["80-real", "90a-real", "120"]),
+        ("8.6 9.0+PTX", ["86-real", "90"]),
+        (" 7.5, 8.0 ; 8.0", ["80-real"]),
+        ("10.0f", ["100f-real"]),
+        ("", ["80", "90-real", "100-real", "120"]),
+    ],
+)
+def test_architectures_are_spelled_as_torch_does(toolkit, monkeypatch, given, expected):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", given)
+    assert toolkit.archs() == expected
+
+
+def test_an_old_nvcc_builds_for_what_it_knows(toolkit, monkeypatch):
+    toolkit.install("12.2", ("80", "86", "89", "90"))
+    assert toolkit.archs() == ["80", "90"]
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.0 7.5")
+    with pytest.raises(ValueError, match="expected 8.0 or newer among them, got '7.0 7.5'"):
+        toolkit.archs()
+
+
+def test_the_cuda_of_torch_is_read_without_importing_it(toolkit, monkeypatch, tmp_path):
+    module = load_setup(monkeypatch)
+    monkeypatch.setattr(module, "torch_dir", lambda: tmp_path)
+    lines = {"cuda: Optional[str] = '12.8'": "12.8", "cuda = '13.0'": "13.0", "cuda: Optional[str] = None": None}
+    for line, version in lines.items():
+        (tmp_path / "version.py").write_text(f"__version__ = '2.13.0'\n{line}\nhip: Optional[str] = None\n")
+        assert module.cuda_of_torch() == version
+
+
+def test_cuda_can_be_required():
+    result = run([sys.executable, "setup.py", "build"], CXX="/nonexistent/c++", EQUIFAST_CUDA="1")
+    assert result.returncode != 0
+    assert "EQUIFAST_CUDA=1, but _cuda can't be built: no C++ compiler (/nonexistent/c++ not found)" in result.stderr
+
+
+KERNEL = """
+__global__ void kernel(float* out, float a, float b) { *out = a * b + *out; }
+void start(float* out) { kernel<<<1, 1>>>(out, 2.0f, 3.0f); }
+"""
+OP = """
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include "schemas.h"
+void start(float*);
+int64_t probe(int64_t device) {
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  start(nullptr);
+  return sizeof kSchemas;
+}
+STABLE_TORCH_LIBRARY_FRAGMENT(equifast_probe, m) { m.def("probe(int device) -> int"); }
+STABLE_TORCH_LIBRARY_IMPL(equifast_probe, CUDA, m) { m.impl("probe", TORCH_BOX(&probe)); }
+"""
+
+
+@needs_native
+@pytest.mark.skipif(shutil.which("nvcc") is None or shutil.which("readelf") is None, reason="needs nvcc and readelf")
+def test_the_cuda_library_is_portable(small_tree):
+    """Built for a torch with or without CUDA, it needs the names of torch's libraries, and no CUDA runtime."""
+    (small_tree / "csrc/cuda").mkdir()
+    (small_tree / "csrc/cuda/kernel.cu").write_text(KERNEL)
+    (small_tree / "csrc/cuda/op.cpp").write_text(OP)
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    built = run(command, cwd=small_tree, EQUIFAST_CUDA="1", TORCH_CUDA_ARCH_LIST="8.0 9.0+PTX")
+    assert built.returncode == 0, built.output
+    assert "nvcc for 80-real 90\n" in built.output
+    facts = json.loads((small_tree / "equifast/_build.json").read_text())
+    assert facts["libraries"] == ["_cpu", "_helper", "_cuda"]
+    assert facts["cuda"]["archs"] == ["80-real", "90"] and facts["cuda"]["flags"] == "-O3 -fmad=false"
+    library = small_tree / "equifast/_cuda.so"
+    dynamic = run(["readelf", "--dynamic", "--wide", library]).stdout
+    assert "[libtorch_cpu.so]" in dynamic and "[libtorch_cuda.so]" in dynamic
+    assert not any(word in dynamic for word in ("libcudart", "RPATH", "RUNPATH", "libpython"))
+    for place in (str(small_tree), sys.prefix):
+        assert place.encode() not in library.read_bytes()
+    without = run(command, cwd=small_tree, EQUIFAST_CUDA="0")
+    assert without.returncode == 0 and not library.exists(), without.output
+    facts = json.loads((small_tree / "equifast/_build.json").read_text())
+    assert facts["cuda"] == {"reason": "EQUIFAST_CUDA=0"} and "_cuda" not in facts["libraries"]

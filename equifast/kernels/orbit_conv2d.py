@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from triton.runtime import driver
 
+from ..selection import allows_tf32
 from ._convolve import activated, convolve, member, slope, tile_count, tile_pixels
 from ._launch import INTERPRETED, Config, Kernel, Problem, accumulator, ceil_div, power_of_two
 from ._members import base_images, by_channels, groups_of_members
@@ -157,13 +158,6 @@ def span(t: Tensor | None, images: int) -> int:
 def tiles_of(oh: int, ow: int, c: dict[str, int]) -> int:
     y, x = c["TY"], c["TX"]
     return max(ceil_div(oh, y) * ceil_div(ow, x), ceil_div(ow, y) * ceil_div(oh, x))
-
-
-def allows_tf32(dtype: torch.dtype) -> bool:
-    """Whether PyTorch may convolve in TF32."""
-    if dtype != torch.float32:
-        return False
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
 def layer_constants(x: Tensor, weight: Tensor, geometry, activation: str, tf32: bool) -> dict:

@@ -1,4 +1,4 @@
-"""The torch library ``equifast``: schemas, and for each op its fallback, fake kernel, autograd and autocast."""
+"""The torch library ``equifast``: schemas, and each op's kernels, fallback, fake kernel, autograd and autocast."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from importlib import resources
 
 import torch
 
-from .. import backends, kernels, native
+from .. import backends, kernels, native, selection
 
 KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+
+#: Backends that have kernels for GPUs. Their outputs have the same strides.
+GPU = ("cuda", "triton")
 
 
 def _choose(device_type: str) -> str | Exception:
@@ -32,6 +35,10 @@ if CHOSEN["cpu"] != "cpu":
         library.define(_schema)
 
 
+#: Where backends compete, all of them.
+CONTENDERS = {t: () if isinstance(CHOSEN[t], Exception) else backends.contenders(t) for t in KEYS}
+
+
 def register(
     name: str,
     *,
@@ -44,15 +51,15 @@ def register(
 ) -> None:
     """Registers everything of one op but its native kernels.
 
-    ``eager`` runs where the chosen backend has no kernel of its own (``has_kernel``: whether the C++ one has).
+    ``eager`` runs where the chosen backend has no kernel of its own (``has_kernel``: whether the one for CPUs has).
     ``autocast`` maps the autocast dtype to the one that floating tensors are cast to.
     """
     for device_type, key in KEYS.items():
         chosen = CHOSEN[device_type]
         if isinstance(chosen, Exception):
             library.impl(name, _refuse(chosen), key)
-        elif chosen == "triton" and name in kernels.FILES:
-            library.impl(name, _load_when_called(name), key)
+        elif ways := ways_of(name, CONTENDERS[device_type]):
+            library.impl(name, _selected(name, ways) if len(ways) > 1 else next(iter(ways.values())), key)
         elif chosen != "cpu" or not has_kernel:
             library.impl(name, eager, key)
         if autocast is not None:
@@ -60,6 +67,26 @@ def register(
     torch.library.register_fake(f"equifast::{name}", fake)
     if backward is not None:
         torch.library.register_autograd(f"equifast::{name}", backward, setup_context=setup_context)
+
+
+def ways_of(name: str, names: tuple[str, ...]) -> dict[str, Callable]:
+    """What runs an op, by backend: of those named, the ones that are called from here and have the op."""
+    makers = {"cuda": (selection.OPS, _through_cuda), "triton": (kernels.FILES, _load_when_called)}
+    return {b: makers[b][1](name) for b in names if b in makers and name in makers[b][0]}
+
+
+def _selected(name: str, ways: dict[str, Callable]) -> Callable:
+    def call(*args):
+        return ways[selection.choose(name, args)](*args)
+
+    return call
+
+
+def _through_cuda(name: str) -> Callable:
+    run = getattr(torch.ops.equifast_cuda, name).default
+    if selection.OPS[name].scale is not selection.CHANNELS:
+        return run
+    return lambda *args: run(*args, selection.allows_tf32(args[0].dtype))
 
 
 def _load_when_called(name: str) -> Callable:

@@ -9,12 +9,12 @@ from torch._prims_common import suggest_memory_format
 from .. import reference
 from ..groups import ROW
 from ..representations import transpose
-from ._library import CHOSEN
+from ._library import CHOSEN, GPU
 
 
 def new_images(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """What a warp of x returns, not yet filled: channels_last if x is so and Triton runs; C++ and eager write NCHW."""
-    if x.is_contiguous() or CHOSEN.get(x.device.type) != "triton":
+    """What a warp of x returns, not yet filled: channels_last if x is so and a GPU's kernels run; others write NCHW."""
+    if x.is_contiguous() or CHOSEN.get(x.device.type) not in GPU:
         return x.new_empty(shape)
     memory_format = suggest_memory_format(x if x.dim() == 4 else x[0])
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)

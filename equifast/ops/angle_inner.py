@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..groups import Matrix, multiply, quarter_turn
 from ..reference import STEPS, accumulate_dtype, rows
-from ._library import CHOSEN, register
+from ._library import CHOSEN, GPU, register
 
 #: Bytes of images at a time on a CPU, where there are some fifteen temporaries of their size.
 CHUNK_BYTES = 1 << 20
@@ -27,7 +27,7 @@ def angle_inner(
 
     table: ``Group.action_table(inverse=True)``; turns: how many of its first rows are rotations.
     """
-    if CHOSEN.get(x.device.type) == "triton":
+    if CHOSEN.get(x.device.type) in GPU:
         return torch.ops.equifast.angle_inner(x, image, grad, element, table, turns, padding_mode)
     return _eager(x, image, grad, element, table, turns, padding_mode)
 
