@@ -1,5 +1,6 @@
-# make test | demo | bench | lint | clean. The first run makes .venv; later ones redo only what changed.
+# make test | demo | bench | gpu | lint | clean. The first run makes .venv; later ones redo only what changed.
 # make test-kernels: Triton kernels in the interpreter, which has to be chosen before anything is imported.
+# make gpu: all that needs a GPU, with the torch that python3 has, else with that of .venv; GPU='--dry-run' needs none.
 
 TORCH := torch==2.13.0
 TRITON := triton==3.6.0
@@ -7,7 +8,7 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
-.PHONY: test test-library test-kernels demo bench lint clean
+.PHONY: test test-library test-kernels demo bench gpu lint clean
 
 test: .venv/native
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-library test-kernels
@@ -23,6 +24,11 @@ demo: .venv/demo
 
 bench: .venv/bench
 	$(PY) -m benchmarks
+
+gpu:
+	@if python3 -c 'import torch' 2>/dev/null; then python=python3; \
+	else $(MAKE) --no-print-directory .venv/native && python=$(PY) || exit 1; fi; \
+	$$python -m benchmarks.gpu $(GPU)
 
 lint: .venv/tools
 	$(PY) -m ruff check .

@@ -1,5 +1,8 @@
 """Where these tests run, and why some can't: on the first CUDA device, by compiled kernels.
 
+``EQUIFAST_BACKEND=cuda pytest tests/gpu`` tests the kernels in CUDA C++, ``EQUIFAST_BACKEND=triton`` those in Triton;
+with neither, whatever is selected.
+
 ``TRITON_INTERPRET=1 EQUIFAST_BACKEND=triton EQUIFAST_GPU_TESTS_ON=cpu pytest tests/gpu`` runs those that need no device
 of their own on the CPU, by interpreted kernels: that shows that the tests are right, not that the kernels are.
 """
@@ -14,13 +17,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from equifast import backends, kernels
+from equifast import backends, kernels, selection
+from equifast.ops import _library
 
 from ..cases import Sample, samples
 from ..test_opcheck import FALLBACKS
 
 DEVICE = torch.device(os.environ.get("EQUIFAST_GPU_TESTS_ON", "cuda"))
 DRY = DEVICE.type == "cpu"
+
+#: Backends that share the ops among them here, one if it is forced; and the ops that any of them has kernels for.
+BACKENDS = _library.CONTENDERS.get(DEVICE.type, ())
+HAVE = {"triton": tuple(kernels.FILES), "cuda": tuple(selection.OPS)}
+OPS = tuple(dict.fromkeys(op for name in BACKENDS for op in HAVE.get(name, ()))) or HAVE["triton"]
 
 
 def _why_not() -> str:
@@ -36,6 +45,7 @@ gpu = [pytest.mark.gpu, pytest.mark.skipif(bool(_why_not()), reason=_why_not() o
 
 #: Of those, for the ones that the interpreter can't run, or not in reasonable time.
 device_only = pytest.mark.skipif(DRY, reason="needs a CUDA device of its own")
+triton_only = pytest.mark.skipif(BACKENDS != ("triton",), reason="about Triton's launches: EQUIFAST_BACKEND=triton")
 large = pytest.mark.skipif(DRY, reason="too large for Triton's interpreter")
 
 
@@ -57,8 +67,8 @@ def expected(sample: Sample) -> tuple[Tensor, ...]:
 
 
 def with_kernels(dtype: torch.dtype = torch.float32) -> Iterator[Sample]:
-    """Of each op that Triton runs, one sample with exact elements alone and one that interpolates, on the CPU."""
-    found = [sample for sample in samples(dtype) if sample.op in kernels.FILES]
-    for op in kernels.FILES:
+    """Of each op with kernels, one sample with exact elements alone and one that interpolates, on the CPU."""
+    found = [sample for sample in samples(dtype) if sample.op in OPS]
+    for op in OPS:
         mine = [sample for sample in found if sample.op == op]
         yield from (mine[0], mine[-1])

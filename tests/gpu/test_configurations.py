@@ -1,22 +1,23 @@
-"""Every configuration of every kernel computes the same, and tuning picks one of them."""
+"""Every configuration of every Triton kernel computes the same, and tuning picks one of them."""
 
 import pytest
 import torch
 
 from equifast import kernels
 from equifast.groups import as_group
-from equifast.kernels._launch import Kernel
 
 from ..cases import assert_near, assert_near_overall, rand
-from .device import DRY, Sample, device_only, expected, gpu, large, move, moved, with_kernels
+from .device import DRY, Sample, device_only, expected, gpu, large, move, moved, triton_only, with_kernels
 
-pytestmark = gpu
+pytestmark = [*gpu, triton_only]
 
 
 class Forced:
     """Makes every kernel take its i-th configuration, or its last one where there are fewer."""
 
     def __init__(self, monkeypatch):
+        from equifast.kernels._launch import Kernel
+
         self.i, self.most, self.taken = 0, 0, set()
         prepare = Kernel._prepare
 
@@ -107,8 +108,9 @@ def test_tuning_picks_a_configuration_once(as_users_have_it, every_kernel, tmp_p
 
     _launch._tuned_before.cache_clear()
     calls = []
-    fastest = Kernel._fastest
-    monkeypatch.setattr(Kernel, "_fastest", lambda kernel, *rest: calls.append(kernel.name) or fastest(kernel, *rest))
+    fastest = _launch.Kernel._fastest
+    noted = lambda kernel, *rest: calls.append(kernel.name) or fastest(kernel, *rest)  # noqa: E731
+    monkeypatch.setattr(_launch.Kernel, "_fastest", noted)
     x, weight = move(rand(16, 3, 96, 96)), move(rand(16, 3, 7, 7, seed=1))
     table = list(as_group("C4").action_table(inverse=True))
     sample = Sample("orbit_conv2d", (x, weight, None, table, [2, 2], [0, 0], [1, 1], "border", "none"))

@@ -5,9 +5,7 @@ import time
 import pytest
 import torch
 
-from equifast import kernels
-
-from .device import DEVICE, device_only, gpu, moved, with_kernels
+from .device import DEVICE, OPS, device_only, gpu, moved, with_kernels
 
 pytestmark = [*gpu, device_only, pytest.mark.usefixtures("as_users_have_it")]
 
@@ -37,7 +35,7 @@ def test_calls_return_within_microseconds():
     for sample in with_kernels():
         moved_ = moved(sample)
         found.setdefault(sample.op, enqueue_microseconds(moved_))
-    assert set(found) == set(kernels.FILES)
+    assert set(found) == set(OPS)
     lines = [f"{op}: {us:.1f} µs" for op, us in sorted(found.items(), key=lambda pair: -pair[1])]
     print("\n".join(lines))
     several = {"orbit_conv2d_backward", "orbit_conv2d_pool_backward"}

@@ -1,17 +1,18 @@
 """Every op on the device against its eager definition on the CPU, at real sizes against the reference on the device."""
 
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from equifast import act, orbit, orbit_conv2d, orbit_conv2d_pool, orbit_losses, reference
 from equifast.groups import as_group
-from equifast.ops import _library
 
 from ..cases import EXACT, LAYOUTS, TOLERANCES, assert_near, assert_near_overall, assert_same, exact_elements, ids, rand
 from ..cases import samples as all_samples
 from ..test_opcheck import CHEAP
-from .device import DEVICE, DRY, device_only, expected, gpu, large, move, moved, with_kernels
+from .device import BACKENDS, DEVICE, DRY, device_only, expected, gpu, large, move, moved, with_kernels
 
 pytestmark = gpu
 
@@ -40,8 +41,10 @@ def thinned(found):
             yield sample
 
 
-def test_triton_runs_these():
-    assert _library.CHOSEN[DEVICE.type] == "triton"
+def test_kernels_run_these():
+    """Of the backend that is forced, or of those that compete."""
+    forced = os.environ.get("EQUIFAST_BACKEND") or "auto"
+    assert BACKENDS and set(BACKENDS) <= ({"cuda", "triton"} if forced == "auto" else {forced})
 
 
 @pytest.mark.parametrize(("dtype", "batch", "layout"), KINDS, ids=str)
