@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import torch
 
+from . import cuda_launches
 from .results import ROOT
 
 SOURCES = ROOT / "csrc" / "cuda"
@@ -311,7 +312,8 @@ nothing spills, and that products run on matrix units, but for float64 and for f
 
 Cells: registers of a thread / blocks × threads that a multiprocessor holds at once / the warps among all that it could.
 Blocks are as large as `__launch_bounds__` lets them be, and what a launch asks for of shared memory is not counted: it
-may leave room for fewer. After these, shared memory and stack that the kernel has anyway, and its matrix instructions.
+may leave room for fewer, see the last table. After these, shared memory and stack that the kernel has anyway, and its
+matrix instructions.
 """
 
 
@@ -328,7 +330,7 @@ def page(report: Report) -> str:
             line = [cell(cells.get((source, kernel, kind, arch))) for arch in archs()]
             parts.append(f"| {kernel} | {kind} | {' | '.join(line)} |")
         parts.append("")
-    return "\n".join(parts)
+    return "\n".join([*parts, *cuda_launches.lines()])
 
 
 def main(given: list[str] | None = None) -> int:

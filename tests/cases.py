@@ -216,6 +216,36 @@ def differentiable(
         )
 
 
+def amid_nan(t: Tensor, before: int = 64) -> Tensor:
+    """The same numbers and strides within NaN; ``before`` of them decide whether it begins on 16 bytes."""
+    if not t.is_floating_point():
+        return t
+    if any(size > 1 and stride == 0 for size, stride in zip(t.shape, t.stride(), strict=True)):
+        base = tuple(slice(1) if stride == 0 else slice(None) for stride in t.stride())
+        return amid_nan(t[base], before).expand(t.shape)
+    span = 1 + sum(max(size - 1, 0) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    out = torch.full((before + span + 64,), torch.nan, dtype=t.dtype).as_strided(t.shape, t.stride(), before)
+    return out.copy_(t)
+
+
+#: Dtypes, batches and layouts that between them show what kernels on a device can get wrong.
+DEVICE_KINDS = [
+    (torch.float64, 2, "contiguous"),
+    (torch.float32, 3, "contiguous"),
+    (torch.float16, 2, "contiguous"),
+    (torch.bfloat16, 2, "channels_last"),
+    (torch.float32, 2, "channels_last"),
+    (torch.float32, 2, "cropped"),
+    (torch.float16, 2, "batch_last"),
+    (torch.float64, 2, "every_other_column"),
+    (torch.float32, 2, "one_channel"),
+    (torch.float32, 2, "overlapping"),
+    (torch.float32, 1, "transposed"),
+    (torch.float32, 0, "contiguous"),
+    (torch.bfloat16, 0, "channels_last"),
+]
+
+
 class Sample(NamedTuple):
     """Arguments of one op as ``torch.ops.equifast`` has it."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compiled_cuda
+from benchmarks import compiled_cuda, cuda_launches
 from benchmarks.compiled_cuda import MATRIX, MATRIX_TYPES, SOURCES, Report, archs, nvcc, resident, wants_matrix
 
 #: Where a build must have its native libraries, a compiler that is there must be found.
@@ -59,9 +59,24 @@ def test_products_run_on_matrix_units(report):
 def test_the_page_lists_what_is_compiled(report):
     """Written by ``python -m benchmarks.compiled_cuda --write``."""
     text = compiled_cuda.DOCS.read_text()
-    assert {line[3:] for line in text.splitlines() if line.startswith("## ")} == {row.source for row in report.rows}
+    titles = {line[3:] for line in text.splitlines() if line.startswith("## ")}
+    assert {title for title in titles if title.endswith(".cu")} == {row.source for row in report.rows}
     missing = [row for row in report.rows if f"| {row.kernel} | {row.kind} |" not in text]
     assert not missing, lines(missing)
+
+
+def test_the_page_lists_what_real_sizes_launch():
+    text = compiled_cuda.DOCS.read_text()
+    missing = [line for line in cuda_launches.lines() if line not in text]
+    assert not missing, missing
+
+
+def test_blocks_of_real_sizes_fit():
+    """At least two at once on a multiprocessor, so that one computes while another reads."""
+    found = cuda_launches.launches()
+    wrong = [row for row in found if row.resident < 2]
+    assert not wrong, wrong
+    assert {row.kernel for row in found} >= {"orbit", "act", "orbit_average", "orbit_inner", "orbit_conv2d"}
 
 
 PLANTED = """

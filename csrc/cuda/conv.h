@@ -80,6 +80,10 @@ struct TileLayout {
   int32_t pair;          // columns from the first number of a word to the second
   bool dense;            // words hold columns 2q and 2q + 1, else q and q + pair
   int32_t kernel_rows, kernel_words;
+  // Where rows of places share no rows of the source, those between are left out: tiles have `kernel_rows` rows for
+  // each row of places, as far from one another in the source as the convolution's stride and dilation say.
+  bool apart;
+  int32_t stride, dilation;
   int32_t row_passes, passes;  // channels of `passes / row_passes` passes, each with `row_passes` runs of kernel rows
   int32_t steps;               // of eight words, in one pass
   Divider by_channels, by_rows, by_words, by_kernel_rows, by_kernel_words;

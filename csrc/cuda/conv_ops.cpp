@@ -11,7 +11,6 @@
 namespace equifast::cuda {
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using Pair = std::vector<int64_t>;
 
 Math math_of(const Tensor& t, bool tf32) {
@@ -62,18 +61,6 @@ std::array<Window, 2> windows_of(const Tensor& x, const Tensor& weight, const Pa
                     "x: too small for the kernel");
   }
   return windows;
-}
-
-bool is_channels_last(const Tensor& t) {
-  // As suggest_memory_format: strides that ascend from channels to columns, rows and images.
-  if (t.is_contiguous()) return false;
-  int64_t least = 0;
-  if (t.stride(1) == 0) return false;
-  for (const int64_t d : {1, 3, 2, 0}) {
-    if (t.size(d) == 0 || t.stride(d) < least || (d == 0 && least == t.stride(1))) return false;
-    least = t.stride(d) * std::max<int64_t>(t.size(d), 1);
-  }
-  return true;
 }
 
 void set_weight(ConvArgs& a, const Tensor& weight) {
@@ -179,11 +166,9 @@ Tensor orbit_conv2d(Tensor x, Tensor weight, std::optional<Tensor> bias, std::ve
   const auto windows = windows_of(x, weight, stride, padding, dilation);
   STD_TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == weight.size(0)), "bias: expected (C_out,)");
   const TableOf group(x, table, {}, {}, padding_mode, on.stream);
-  const bool last = is_channels_last(x) || is_channels_last(weight);
-  const std::array<int64_t, 4> sizes = {group.value.order * x.size(0), weight.size(0), output_size(windows[0]),
-                                        output_size(windows[1])};
-  Tensor out = torch::stable::empty({sizes.data(), 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
-                                    last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const bool last = suggests_channels_last(x) || suggests_channels_last(weight);
+  const Tensor out = new_images(
+      x, {group.value.order * x.size(0), weight.size(0), output_size(windows[0]), output_size(windows[1])}, last);
   if (out.numel() == 0) return out;
   if (bias) bias = torch::stable::contiguous(*bias);
   ConvArgs a = {};

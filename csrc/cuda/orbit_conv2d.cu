@@ -91,16 +91,17 @@ __device__ View<T> view_of_gradient(const ConvArgs& a, const Part& part, int64_t
   return {s, part.y * axes.i.step, part.x * axes.j.step, axes.i.step, axes.j.step};
 }
 
+// Of a pass whose first row of the kernel is `first_row`.
 template <class Product>
-__device__ void list_taps(const ConvArgs& a, Tap* taps) {
+__device__ void list_taps(const ConvArgs& a, int32_t first_row, Tap* taps) {
   const TileLayout& t = a.tile;
   for (int32_t w = threadIdx.x; w < 8 * t.steps; w += kConvThreads) {
     int32_t c = w;
     const int32_t q = t.by_kernel_words.split(c), row = t.by_kernel_rows.split(c);
     Tap tap = {0, 0};
-    if (c < t.channels) {
+    if (c < t.channels && first_row + row < a.kernel_h) {
       const int32_t column = q * Product::kNumbers * a.dilation_w;
-      const int32_t word = c * t.plane + row * a.dilation_h * t.pitch + (t.dense ? column / 2 : column);
+      const int32_t word = c * t.plane + row * (t.apart ? 1 : a.dilation_h) * t.pitch + (t.dense ? column / 2 : column);
       tap.offset = word * sizeof(typename Product::Word);
       tap.mask = Product::kNumbers * (q + 1) <= a.kernel_w ? 0xFFFFFFFF : 0xFFFF;
     }
@@ -142,7 +143,6 @@ __global__ void __launch_bounds__(kConvThreads, Product::kBlocks) convolve_kerne
   Tap* taps = shared_memory<Tap>();
   Word* tile = reinterpret_cast<Word*>(taps + 8 * t.steps);
   Offsets* axes = reinterpret_cast<Offsets*>(tile + tile_words(t));
-  list_taps<Product>(a, taps);
   Product product;
   const Grid grid = {a.in_h, a.in_w, a.table.border};
   for (int32_t e = kGradient ? 0 : part.e; e < (kGradient ? a.table.order : part.e + 1); ++e) {
@@ -153,12 +153,13 @@ __global__ void __launch_bounds__(kConvThreads, Product::kBlocks) convolve_kerne
                                    : view_of_member<T>(a, part, interpolates ? 0 : action.code);
     product.place([&](int m) {
       const int32_t y = m >> a.tile_shift, x = m & ((1 << a.tile_shift) - 1), right = x * view.step_j;
-      return y < a.tile_h ? y * view.step_i * t.pitch + (t.dense ? right / 2 : right) : 0;
+      return y < a.tile_h ? y * (t.apart ? t.kernel_rows : view.step_i) * t.pitch + (t.dense ? right / 2 : right) : 0;
     });
     for (int32_t pass = 0; pass < t.passes; ++pass) {
       const int32_t first_c = pass / t.row_passes * t.channels, first_row = pass % t.row_passes * t.kernel_rows;
       const int32_t i0 = view.i0 + first_row * a.dilation_h;
       __syncthreads();  // the tile before has been read
+      if (pass == 0 || t.row_passes > 1) list_taps<Product>(a, first_row, taps);
       if (interpolates) {
         list_axes(t, action.matrix(), grid, i0, view.j0, axes);
         __syncthreads();
@@ -264,6 +265,8 @@ void plan_tile(ConvArgs& a) {
   const auto lay_out = [&](int32_t channels, int32_t kernel_rows) {
     t.channels = channels, t.kernel_rows = kernel_rows;
     t.rows = (a.tile_h - 1) * step_h + (kernel_rows - 1) * a.dilation_h + 1;
+    t.apart = !a.gradient && a.tile_h * kernel_rows < t.rows;
+    if (t.apart) t.rows = a.tile_h * kernel_rows;
     const int32_t columns =
         ((1 << a.tile_shift) - 1) * step_w + (t.kernel_words * Product::kNumbers - 1) * a.dilation_w + 1;
     t.words = t.dense ? ceil_div(columns, 2) : columns - t.pair;
@@ -273,17 +276,16 @@ void plan_tile(ConvArgs& a) {
     return shared_bytes<Product>(a);
   };
   int32_t channels = std::max(a.in_channels, 1), kernel_rows = a.kernel_h;
+  t.stride = a.rows.stride, t.dilation = a.rows.dilation;
   while (channels > 1 && lay_out(channels, kernel_rows) > wanted) channels = ceil_div(channels, 2);
+  // Fewer rows of the kernel take less memory only where those of places are apart.
+  while (kernel_rows > 1 && a.rows.stride >= a.rows.kernel && lay_out(channels, kernel_rows) > wanted)
+    kernel_rows = ceil_div(kernel_rows, 2);
   while (lay_out(channels, kernel_rows) > most) {
-    if (a.tile_h > 1 || a.tile_shift > 0) {
-      if (a.tile_h > 1 && a.tile_h >= 1 << a.tile_shift) a.tile_h = ceil_div(a.tile_h, 2);
-      else if (a.tile_shift > 0) --a.tile_shift;
-      else a.tile_h = ceil_div(a.tile_h, 2);
-    } else if (kernel_rows > 1) {
-      kernel_rows = ceil_div(kernel_rows, 2);
-    } else {
-      throw std::invalid_argument("orbit_conv2d: a row of the kernel does not fit in shared memory");
-    }
+    if (a.tile_h > 1 && (a.tile_shift == 0 || a.tile_h >= 1 << a.tile_shift)) a.tile_h = ceil_div(a.tile_h, 2);
+    else if (a.tile_shift > 0) --a.tile_shift;
+    else if (kernel_rows > 1) kernel_rows = ceil_div(kernel_rows, 2);
+    else throw std::invalid_argument("orbit_conv2d: a row of the kernel does not fit in shared memory");
   }
   t.row_passes = ceil_div(a.kernel_h, kernel_rows);
   t.passes = ceil_div(a.in_channels, channels) * t.row_passes;

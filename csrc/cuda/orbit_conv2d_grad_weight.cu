@@ -9,7 +9,8 @@
 namespace equifast::cuda {
 namespace {
 
-constexpr int kTaps = 160;  // of a block
+constexpr int kTaps = 160;                      // of a block
+constexpr int64_t kWanted = int64_t(64) << 10;  // bytes of shared memory, if that is possible
 
 // A number as it is: rounding to tf32 would show in the sum that is the bias's gradient.
 __device__ inline uint32_t raw_bits(half v) { return v.bits; }
@@ -172,7 +173,7 @@ struct Run {
     int32_t rest = cut * kTaps + k;
     column = a.by_kernel_w.split(rest);
     const int32_t local_row = t.by_kernel_rows.split(rest);
-    offset = rest * t.plane + local_row * a.rows.dilation * t.pitch + column * a.columns.dilation;
+    offset = rest * t.plane + local_row * (t.apart ? 1 : t.dilation) * t.pitch + column * a.columns.dilation;
     c = first_c + rest, row = first_row + local_row;
     return rest < t.channels && c < a.in_channels && row < a.rows.kernel;
   }
@@ -206,7 +207,8 @@ __device__ void list_places(const WeightGradArgs& a, int32_t y0, int32_t x0, Tap
     const int32_t place = w * Product::kNumbers, y = place >> a.tile_shift, x = place & ((1 << a.tile_shift) - 1);
     Tap tap = {0, 0};
     if (y < a.tile_h && y0 + y < a.out_h && x0 + x < a.out_w) {
-      tap.offset = (y * a.rows.stride * a.tile.pitch + x * a.columns.stride) * sizeof(typename Product::Word);
+      tap.offset = (y * (a.tile.apart ? a.tile.kernel_rows : a.tile.stride) * a.tile.pitch + x * a.columns.stride) *
+                   sizeof(typename Product::Word);
       tap.mask = Product::kNumbers == 1 || x0 + x + 1 < a.out_w ? 0xFFFFFFFF : 0xFFFF;
     }
     places[w] = tap;
@@ -301,6 +303,7 @@ void plan_tile(WeightGradArgs& a) {
   int32_t channels = std::clamp(kTaps / (a.rows.kernel * a.columns.kernel), 1, std::max(a.in_channels, 1));
   int32_t kernel_rows = std::clamp(kTaps / a.columns.kernel, 1, a.rows.kernel);
   t.dense = false;
+  t.stride = a.rows.stride, t.dilation = a.rows.dilation;
   t.pair = Product::kNumbers > 1 ? a.columns.stride : 0;
   const int32_t least_shift = Product::kNumbers > 1;  // the numbers of a word are neighbours in a row
   a.tile_shift = least_shift;
@@ -308,7 +311,9 @@ void plan_tile(WeightGradArgs& a) {
   a.tile_h = std::min(Product::kPlaces >> a.tile_shift, a.out_h);
   const auto lay_out = [&] {
     t.channels = channels, t.kernel_rows = kernel_rows;
-    t.rows = (a.tile_h - 1) * a.rows.stride + (kernel_rows - 1) * a.rows.dilation + 1;
+    t.rows = (a.tile_h - 1) * t.stride + (kernel_rows - 1) * t.dilation + 1;
+    t.apart = a.tile_h * kernel_rows < t.rows;
+    if (t.apart) t.rows = a.tile_h * kernel_rows;
     const int32_t columns =
         ((1 << a.tile_shift) - 1) * a.columns.stride + (a.columns.kernel - 1) * a.columns.dilation + 1;
     t.words = columns - t.pair;
@@ -316,6 +321,8 @@ void plan_tile(WeightGradArgs& a) {
     t.plane = (t.pitch * t.rows) | 1;
     return shared_bytes<Product>(a);
   };
+  // Few places at a time, rather than one block alone on a multiprocessor.
+  while (a.tile_h > 2 && lay_out() > kWanted) a.tile_h = ceil_div(a.tile_h, 2);
   while (lay_out() > gpu.shared) {
     if (a.tile_h > 1) a.tile_h = ceil_div(a.tile_h, 2);
     else if (a.tile_shift > least_shift) --a.tile_shift;

@@ -65,7 +65,7 @@ struct PlainWords {
 template <class T, int kColumnTiles>
 struct MatrixProduct : MatrixWords<T> {
   using typename MatrixWords<T>::Word;
-  static constexpr int kRows = 128, kColumns = 8 * kColumnTiles, kBlocks = kColumnTiles > 2 ? 3 : 5;
+  static constexpr int kRows = 128, kColumns = 8 * kColumnTiles, kBlocks = kColumnTiles > 2 ? 3 : 6;
 
   float sum[2][kColumnTiles][4] = {};
   int32_t offset[2][2];
@@ -147,7 +147,8 @@ struct PlainProduct : PlainWords<A> {
     const auto* at = static_cast<const A*>(weights) + column();
 #pragma unroll 2
     for (int32_t w = 0; w < words; ++w) {
-      const int32_t tap = taps[w].offset;
+      const Tap tap = taps[w];
+      if (!tap.mask) continue;
       A right[kC];
 #pragma unroll
       for (int n = 0; n < kC; n += kSize) {
@@ -157,7 +158,7 @@ struct PlainProduct : PlainWords<A> {
       }
 #pragma unroll
       for (int i = 0; i < kR; ++i) {
-        const A left = word_at(tile, offset[i] + tap);
+        const A left = word_at(tile, offset[i] + tap.offset);
 #pragma unroll
         for (int n = 0; n < kC; ++n) sum[i][n] = fma(left, right[n], sum[i][n]);
       }

@@ -56,15 +56,13 @@ Args args_of(const Tensor& v, int64_t order) {
   return a;
 }
 
-template <class Args>
-void set_scores(Args& a, const Tensor& reference, double beta, bool cosine) {
+void set_scores(VectorArgs& a, const Tensor& reference, double beta, bool cosine) {
   a.reference = reference.const_data_ptr();
   a.beta = beta;
   a.cosine = cosine;
 }
 
-template <class Args>
-void set_target(Args& a, const std::optional<Tensor>& target, double prior_beta) {
+void set_target(VectorArgs& a, const std::optional<Tensor>& target, double prior_beta) {
   if (target) {
     a.target = static_cast<const int64_t*>(target->const_data_ptr());
     a.target_step = target->stride(0);

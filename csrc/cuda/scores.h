@@ -5,8 +5,8 @@
 
 namespace equifast::cuda {
 
-// One reading of the vectors. A kernel ignores what its op lacks.
-struct ScoreArgs {
+// What is read either way. A kernel ignores what its op lacks.
+struct VectorArgs {
   Dtype dtype;
   int64_t E, B, d;
   const void* vectors;    // (E·B, d), rows dense
@@ -16,6 +16,11 @@ struct ScoreArgs {
   int64_t target_step;
   double beta, prior_beta;
   bool cosine, normalize;
+  int width;  // how many columns of the vectors a block shares at once; set by the host functions below
+};
+
+// One reading of the vectors.
+struct ScoreArgs : VectorArgs {
   void* activations;          // (B, E)
   void* probabilities;        // (B, E)
   int64_t* element;           // (B,)
@@ -24,7 +29,6 @@ struct ScoreArgs {
   void* partial_prior;        // (B,), the same
   void* contrastive;          // ()
   void* prior;                // ()
-  int width;                  // how many columns of the vectors a block shares at once; set by the host functions below
 };
 
 // A gradient (B, E) as autograd hands it: often expanded.
@@ -33,17 +37,8 @@ struct Gradient {
   int64_t sample, element;
 };
 
-// The way back. A kernel ignores what its op lacks.
-struct ScoreGradArgs {
-  Dtype dtype;
-  int64_t E, B, d;
-  const void* vectors;    // (E·B, d), rows dense
-  int64_t row;            // from one row to the next
-  const void* reference;  // (d,)
-  const int64_t* target;  // (B,), or null: the identity
-  int64_t target_step;
-  double beta, prior_beta;
-  bool cosine, normalize;
+// The way back.
+struct ScoreGradArgs : VectorArgs {
   Gradient grad_activations, grad_probabilities;
   const void* grad_prior;        // (), or null
   const void* grad_contrastive;  // (), or null
@@ -53,7 +48,6 @@ struct ScoreGradArgs {
   void* grad_vectors;            // (E·B, d)
   void* grad_reference;          // (d,)
   void* partial;                 // (grad_blocks(B), d) in the accumulate type: the same, of each block
-  int width;                     // as above
 };
 
 // Of how many blocks each has a partial gradient of the reference: the same on every device, as sums depend on it.

@@ -27,6 +27,13 @@ __device__ StridedSource<T> exact_member(const Images& x, const T* image, int co
   return {image + view.origin, x.c, view.down, view.right, 0, H, 0, W};
 }
 
+// How far below the first row of a tile its n-th row lies in the source.
+__device__ inline int32_t source_row(const TileLayout& t, int32_t n) {
+  if (!t.apart) return n;
+  const int32_t row = t.by_kernel_rows.split(n);
+  return n * t.stride + row * t.dilation;
+}
+
 // One of up to three nested loops, flattened: which index runs fastest follows the source's memory.
 template <class Product, class T>
 __device__ void stage(const TileLayout& t, const StridedSource<T>& source, int32_t first_c, int32_t channels,
@@ -41,7 +48,7 @@ __device__ void stage(const TileLayout& t, const StridedSource<T>& source, int32
     const int32_t q = t.by_words.split(rest);
     if (!by_row) row = t.by_rows.split(rest);
     if (!by_channel) c = rest;
-    const int32_t i = i0 + row, j = j0 + (t.dense ? 2 * q : q);
+    const int32_t i = i0 + source_row(t, row), j = j0 + (t.dense ? 2 * q : q);
     typename Product::Word word{};
     if (first_c + c < channels) {
       const T first = source.pixel(first_c + c, i, j);
@@ -61,7 +68,7 @@ __device__ void stage(const TileLayout& t, const Images& x, const T* image, cons
     const int32_t number = n % kNumbers;
     int32_t row = n / kNumbers;
     const int32_t q = t.by_words.split(row), column = t.dense ? 2 * q + number : q + number * t.pair;
-    const int32_t i = i0 + row, j = j0 + column;
+    const int32_t i = i0 + source_row(t, row), j = j0 + column;
     const bool inside = i >= 0 && i < grid.H && j >= 0 && j < grid.W;
     const Corners<Acc<T>> corners(axes[row], axes[t.rows + column], grid);
 #pragma unroll 1
@@ -83,7 +90,7 @@ EQUIFAST_HD inline int64_t tile_words(const TileLayout& t) { return (int64_t(t.c
 __device__ inline void list_axes(const TileLayout& t, const Matrix& m, const Grid& g, int32_t i0, int32_t j0,
                                  Offsets* axes) {
   for (int32_t n = threadIdx.x; n < t.rows + columns_of(t); n += kConvThreads)
-    axes[n] = n < t.rows ? row_offsets(m, g, i0 + n) : column_offsets(m, g, j0 + n - t.rows);
+    axes[n] = n < t.rows ? row_offsets(m, g, i0 + source_row(t, n)) : column_offsets(m, g, j0 + n - t.rows);
 }
 
 }  // namespace equifast::cuda

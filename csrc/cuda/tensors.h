@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <array>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -37,6 +38,24 @@ inline ScalarType wide(const Tensor& t) {
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes,
                     std::optional<ScalarType> dtype = std::nullopt) {
   return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype);
+}
+
+// Whether torch would suggest channels_last for (…, C, H, W): its strides ascend from channels to columns to rows.
+inline bool suggests_channels_last(const Tensor& t) {
+  if (t.is_contiguous() || t.stride(-3) == 0) return false;
+  int64_t least = 0;
+  for (const int d : {-3, -1, -2, -4}) {
+    if (t.size(d) == 0 || t.stride(d) < least || (d == -4 && least == t.stride(-3))) return false;
+    least = t.stride(d) * t.size(d);
+  }
+  return true;
+}
+
+// Uninitialized images (B, C, H, W) of the type of `like`.
+inline Tensor new_images(const Tensor& like, const std::array<int64_t, 4>& sizes, bool channels_last) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::empty({sizes.data(), 4}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 inline const void* data_of(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }

@@ -91,8 +91,7 @@ struct Orbit {
   int64_t d;
   bool aligned;  // as a Vector of numbers asks
 
-  template <class Args>
-  __device__ Orbit(const Args& a, int64_t b, bool refer)
+  __device__ Orbit(const VectorArgs& a, int64_t b, bool refer)
       : vectors(static_cast<const T*>(a.vectors) + b * a.row),
         reference(refer ? static_cast<const T*>(a.reference) : nullptr),
         step(a.B * a.row),
@@ -195,10 +194,7 @@ struct Exponentials {
 };
 
 // The id that a sample should choose.
-template <class Args>
-__device__ int64_t wanted(const Args& a, int64_t b) {
-  return a.target ? a.target[b * a.target_step] : 0;
-}
+__device__ inline int64_t wanted(const VectorArgs& a, int64_t b) { return a.target ? a.target[b * a.target_step] : 0; }
 
 // Of the columns of E vectors, how many a block shares: all if that takes `most` bytes at most, else what fits in
 // kTile.

@@ -39,24 +39,9 @@ std::array<int64_t, 4> sizes_of(const Tensor& t, const char* name) {
   return {t.size(-4), t.size(-3), t.size(-2), t.size(-1)};
 }
 
-// As torch decides whether (B, C, H, W) with these strides are channels_last.
-bool is_channels_last(const std::array<int64_t, 4>& sizes, const Layout& s) {
-  const std::array<int64_t, 4> strides = {s.b, s.c, s.h, s.w};
-  if (s.c == 0) return false;
-  int64_t least = 0;
-  for (const int d : {1, 3, 2, 0}) {
-    if (sizes[d] == 0 || strides[d] < least) return false;
-    if (d == 0 && least == s.c) return false;
-    least = strides[d] * sizes[d];
-  }
-  return true;
-}
-
 // Of the type and memory format of `like`, whose last dimensions are `sizes`.
-Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4>& sizes) {
-  const auto [B, C, H, W] = sizes;
-  if (like.is_contiguous() || !is_channels_last(sizes, layout_of(like))) return empty(like, {batch, C, H, W});
-  return torch::stable::transpose(torch::stable::transpose(empty(like, {batch, H, W, C}), 1, 3), 2, 3);
+Tensor new_images_like(const Tensor& like, int64_t batch, const std::array<int64_t, 4>& sizes) {
+  return new_images(like, {batch, sizes[1], sizes[2], sizes[3]}, suggests_channels_last(like));
 }
 
 bool channels_together(const Layout& s) { return s.c == 1 && s.w > 1; }
@@ -136,7 +121,7 @@ Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table,
   const auto sizes = sizes_of(x, "x");
   Plan plan(x, sizes, table, permutation, mixing, padding_mode, adjoint, here.stream);
   const int64_t order = plan.transform.table.order;
-  Tensor out = new_images(x, order * sizes[0], sizes);
+  Tensor out = new_images_like(x, order * sizes[0], sizes);
   if (out.numel() == 0) return out;
   WarpArgs args = move(plan, out);
   args.to.e = sizes[0] * args.to.b;
@@ -153,7 +138,7 @@ Tensor act(Tensor x, Tensor element, std::vector<double> table, std::vector<int6
                   "element: expected ", sizes[0], " ids of type int64");
   const OnDeviceOf here(x);
   Plan plan(x, sizes, table, permutation, mixing, padding_mode, adjoint, here.stream);
-  Tensor out = new_images(x, sizes[0], sizes);
+  Tensor out = new_images_like(x, sizes[0], sizes);
   if (out.numel() == 0) return out;
   WarpArgs args = move(plan, out);
   args.element = static_cast<const int64_t*>(element.const_data_ptr());
@@ -168,7 +153,7 @@ Tensor orbit_average(Tensor y, std::optional<Tensor> weights, std::vector<double
   const auto sizes = sizes_of(y, "y");
   const OnDeviceOf here(y);
   Plan plan(y, sizes, table, permutation, mixing, padding_mode, adjoint, here.stream);
-  Tensor out = new_images(y, sizes[0], sizes);
+  Tensor out = new_images_like(y, sizes[0], sizes);
   if (out.numel() == 0) return out;
   WarpArgs args = move(plan, out);
   set_weights(args, weights, y);

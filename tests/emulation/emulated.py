@@ -8,7 +8,7 @@ from torch import Tensor
 from equifast.groups import Group, as_group
 from equifast.representations import channel_action
 
-from ..cases import Sample
+from ..cases import Sample, amid_nan
 
 OPS = (
     "orbit",
@@ -39,18 +39,6 @@ def action(group: Group | str, representation="trivial", padding_mode="border", 
     group = as_group(group)
     channels = map(list, channel_action(group, representation, inverse=inverse))
     return list(group.action_table(inverse=inverse)), *channels, padding_mode, adjoint
-
-
-def amid_nan(t: Tensor, before: int = 64) -> Tensor:
-    """The same numbers and strides within NaN; ``before`` of them decide whether it begins on 16 bytes."""
-    if not t.is_floating_point():
-        return t
-    if any(size > 1 and stride == 0 for size, stride in zip(t.shape, t.stride(), strict=True)):
-        base = tuple(slice(1) if stride == 0 else slice(None) for stride in t.stride())
-        return amid_nan(t[base], before).expand(t.shape)
-    span = 1 + sum(max(size - 1, 0) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-    out = torch.full((before + span + 64,), torch.nan, dtype=t.dtype).as_strided(t.shape, t.stride(), before)
-    return out.copy_(t)
 
 
 def surrounded(sample: Sample, before: int = 64) -> Sample:

@@ -31,6 +31,7 @@ GEOMETRIES = {
     "uneven": ((7, 10), (3, 2), ((2, 1), (1, 0), (1, 2))),
     "even": ((6, 7), (2, 4), ((1, 2), (1, 2), (1, 1))),
     "far apart": ((7, 8), (2, 2), ((5, 3), (0, 1), (1, 1))),
+    "apart": ((22, 13), (3, 2), ((9, 4), (1, 1), (2, 2))),
     "one row": ((1, 9), (1, 3), ((1, 2), (0, 1), (1, 1))),
     "wide padding": ((3, 3), (2, 2), ((1, 1), (4, 4), (1, 1))),
     "long": ((19, 35), (3, 3), ((1, 1), (1, 1), (1, 1))),
@@ -107,6 +108,38 @@ def test_groups(group):
     for turn, mode in enumerate(PADDING_MODES):
         tensors, options = problem(group, "uneven" if turn else "3x3", channels=(1, 2), padding_mode=mode)
         check(group, tensors, options, about=mode)
+
+
+#: So large that a tile has some rows of the kernel only, of which the last has fewer.
+TALL = ((104, 256), (13, 16), ((13, 16), (0, 0), (1, 1)))
+
+
+@pytest.mark.parametrize("number", KINDS, ids=str)
+@pytest.mark.parametrize("group", ["C2", "C3"])
+def test_some_rows_of_a_kernel_at_a_time(group, number, monkeypatch):
+    monkeypatch.setitem(GEOMETRIES, "tall", TALL)
+    dtype, tf32 = kind(number)
+    tensors, options = problem(group, "tall", channels=(1, 3), dtype=dtype)
+    check(group, tensors, options, tf32=tf32)
+
+
+@pytest.mark.parametrize("number", KINDS, ids=str)
+@pytest.mark.parametrize("geometry", [*GEOMETRIES, "tall"])
+def test_infinity_stays_where_it_belongs(geometry, number, monkeypatch):
+    """What is read beside a kernel, or where an image has no place, counts for nothing: not even 0·∞."""
+    monkeypatch.setitem(GEOMETRIES, "tall", TALL)
+    dtype, tf32 = kind(number)
+    (grad, x, weight, bias), options = problem("D2", geometry, channels=(2, 3), dtype=dtype)
+    x[:, :, ::5, ::4] = torch.inf
+    weight, grad = weight.abs() + 1, grad.abs() + 1
+    members = reference.orbit(x, "D2").double().requires_grad_()
+    leaf = weight.double().requires_grad_()
+    like = F.conv2d(members, leaf, bias.double(), *options[1:4])
+    (out,) = call("orbit_conv2d", x, weight, bias, *options, "none", tf32=tf32)
+    assert torch.equal(out.isfinite(), like.isfinite()), geometry
+    _, grad_weight, _ = call("orbit_conv2d_backward", grad, x, weight, *options, ALL, tf32=tf32)
+    (grad_like,) = torch.autograd.grad(like, leaf, grad.double())
+    assert torch.equal(grad_weight.isfinite(), grad_like.isfinite()), geometry
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])

@@ -3,27 +3,11 @@
 import pytest
 import torch
 
-from ..cases import DTYPES, assert_near, assert_same, samples
+from ..cases import DEVICE_KINDS, DTYPES, assert_near, assert_same, samples
 from ..gpu.device import expected
 from .emulated import OPS, WITH_TF32, call, surrounded
 
 pytestmark = pytest.mark.usefixtures("emulated")
-
-KINDS = [
-    (torch.float64, 2, "contiguous"),
-    (torch.float32, 3, "contiguous"),
-    (torch.float16, 2, "contiguous"),
-    (torch.bfloat16, 2, "channels_last"),
-    (torch.float32, 2, "channels_last"),
-    (torch.float32, 2, "cropped"),
-    (torch.float16, 2, "batch_last"),
-    (torch.float64, 2, "every_other_column"),
-    (torch.float32, 2, "one_channel"),
-    (torch.float32, 2, "overlapping"),
-    (torch.float32, 1, "transposed"),
-    (torch.float32, 0, "contiguous"),
-    (torch.bfloat16, 0, "channels_last"),
-]
 
 
 def of(op, dtype, **options):
@@ -46,7 +30,7 @@ def test_these_ops_are_there():
     assert {n.removeprefix(prefix) for n in torch._C._dispatch_get_all_op_names() if n.startswith(prefix)} == set(OPS)
 
 
-@pytest.mark.parametrize(("dtype", "batch", "layout"), KINDS, ids=str)
+@pytest.mark.parametrize(("dtype", "batch", "layout"), DEVICE_KINDS, ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_every_op_is_its_eager_definition(op, dtype, batch, layout):
     for sample in of(op, dtype, batch=batch, layout=layout):

@@ -9,25 +9,23 @@ import torch.nn.functional as F
 from equifast import act, orbit, orbit_conv2d, orbit_conv2d_pool, orbit_losses, reference
 from equifast.groups import as_group
 
-from ..cases import EXACT, LAYOUTS, TOLERANCES, assert_near, assert_near_overall, assert_same, exact_elements, ids, rand
+from ..cases import (
+    DEVICE_KINDS,
+    EXACT,
+    LAYOUTS,
+    TOLERANCES,
+    assert_near,
+    assert_near_overall,
+    assert_same,
+    exact_elements,
+    ids,
+    rand,
+)
 from ..cases import samples as all_samples
 from ..test_opcheck import CHEAP
 from .device import BACKENDS, DEVICE, DRY, device_only, expected, gpu, large, move, moved, with_kernels
 
 pytestmark = gpu
-
-KINDS = [
-    (torch.float64, 2, "contiguous"),
-    (torch.float32, 3, "contiguous"),
-    (torch.float16, 2, "contiguous"),
-    (torch.bfloat16, 2, "channels_last"),
-    (torch.float32, 2, "channels_last"),
-    (torch.float32, 2, "cropped"),
-    (torch.float32, 2, "one_channel"),
-    (torch.float32, 1, "transposed"),
-    (torch.float32, 0, "contiguous"),
-    (torch.bfloat16, 0, "contiguous"),
-]
 
 #: The interpreter takes seconds for each of all samples, so it gets but two of an op, of every kind.
 samples = all_samples if not DRY else lambda dtype, **options: thinned(all_samples(dtype, **options))
@@ -47,7 +45,7 @@ def test_kernels_run_these():
     assert BACKENDS and set(BACKENDS) <= ({"cuda", "triton"} if forced == "auto" else {forced})
 
 
-@pytest.mark.parametrize(("dtype", "batch", "layout"), KINDS, ids=str)
+@pytest.mark.parametrize(("dtype", "batch", "layout"), DEVICE_KINDS, ids=str)
 def test_every_op_is_its_eager_definition(dtype, batch, layout):
     for sample in samples(dtype, batch=batch, layout=layout):
         for out, true in zip(moved(sample).run(), expected(sample), strict=True):
