@@ -69,7 +69,7 @@ class OnDeviceOf {
 #else
   explicit OnDeviceOf(const Tensor& t) : guard_(t.get_device_index()) {
     void* current = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &current));
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &current) == 0, "torch has no stream");
     stream = static_cast<Stream>(current);
   }
   Stream stream;
