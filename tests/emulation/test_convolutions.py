@@ -1,6 +1,7 @@
 """orbit_conv2d and its gradients as CUDA kernels, emulated, against float64 on members rounded as in memory."""
 
 import itertools
+import sys
 
 import pytest
 import torch
@@ -123,16 +124,26 @@ def test_some_rows_of_a_kernel_at_a_time(group, number, monkeypatch):
     check(group, tensors, options, tf32=tf32)
 
 
+#: Group, geometry, and where infinite pixels are: everywhere, or where just one output reads them, or none.
+INFINITE = [
+    *(("D2", name, (slice(None, None, 5), slice(None, None, 4))) for name in [*GEOMETRIES, "tall"]),
+    ("C1", "tall", (65, slice(None, None, 4))),  # in the row after that of the fifth place
+    ("C1", "rest", (slice(None), slice(13, None))),  # where a fourth place would be
+    ("C1", "7x7", (slice(None), slice(12, None))),
+]
+REST = ((4, 15), (4, 4), ((4, 4), (0, 0), (1, 1)))
+
+
 @pytest.mark.parametrize("number", KINDS, ids=str)
-@pytest.mark.parametrize("geometry", [*GEOMETRIES, "tall"])
-def test_infinity_stays_where_it_belongs(geometry, number, monkeypatch):
+@pytest.mark.parametrize(("group", "geometry", "where"), INFINITE, ids=lambda v: v if isinstance(v, str) else "")
+def test_infinity_stays_where_it_belongs(group, geometry, where, number, monkeypatch):
     """What is read beside a kernel, or where an image has no place, counts for nothing: not even 0·∞."""
-    monkeypatch.setitem(GEOMETRIES, "tall", TALL)
+    monkeypatch.setattr(sys.modules[__name__], "GEOMETRIES", GEOMETRIES | {"tall": TALL, "rest": REST})
     dtype, tf32 = kind(number)
-    (grad, x, weight, bias), options = problem("D2", geometry, channels=(2, 3), dtype=dtype)
-    x[:, :, ::5, ::4] = torch.inf
+    (grad, x, weight, bias), options = problem(group, geometry, channels=(2, 3), dtype=dtype)
+    x[(..., *where)] = torch.inf
     weight, grad = weight.abs() + 1, grad.abs() + 1
-    members = reference.orbit(x, "D2").double().requires_grad_()
+    members = reference.orbit(x, group).double().requires_grad_()
     leaf = weight.double().requires_grad_()
     like = F.conv2d(members, leaf, bias.double(), *options[1:4])
     (out,) = call("orbit_conv2d", x, weight, bias, *options, "none", tf32=tf32)
