@@ -145,10 +145,9 @@ struct PlainProduct : PlainWords<A> {
   __device__ void add(const Tap* taps, int32_t words, int32_t, const Word* tile, const void* weights) {
     constexpr int kSize = Vector<A>::kSize;
     const auto* at = static_cast<const A*>(weights) + column();
-#pragma unroll 2
+#pragma unroll(kR* kC > 32 ? 1 : 2)
     for (int32_t w = 0; w < words; ++w) {
-      const Tap tap = taps[w];
-      if (!tap.mask) continue;
+      const int32_t tap = taps[w].offset;
       A right[kC];
 #pragma unroll
       for (int n = 0; n < kC; n += kSize) {
@@ -158,7 +157,7 @@ struct PlainProduct : PlainWords<A> {
       }
 #pragma unroll
       for (int i = 0; i < kR; ++i) {
-        const A left = word_at(tile, offset[i] + tap.offset);
+        const A left = word_at(tile, offset[i] + tap);
 #pragma unroll
         for (int n = 0; n < kC; ++n) sum[i][n] = fma(left, right[n], sum[i][n]);
       }
