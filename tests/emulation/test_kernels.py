@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from equifast.ops import _library
 
 from ..cases import DEVICE_KINDS, DTYPES, assert_near, assert_same, samples
 from ..gpu.device import expected
@@ -65,3 +68,20 @@ def test_tf32_is_for_float32_alone(op):
             plain, allowed = (call(sample.op, *sample.args, tf32=tf32) for tf32 in (False, True))
             for one, other in zip(plain, allowed, strict=True):
                 assert_same(one, other)
+
+
+@pytest.mark.parametrize(("dtype", "batch", "layout"), DEVICE_KINDS, ids=str)
+def test_python_calls_them_and_knows_what_they_return(dtype, batch, layout, monkeypatch):
+    """As on a GPU that CUDA C++ serves: through what `register` puts there, with the strides that compilers expect."""
+    monkeypatch.setitem(_library.CHOSEN, "cpu", "cuda")
+    monkeypatch.setattr(torch.ops, "equifast_cuda", torch.ops.equifast_emulated)
+    for op in OPS:
+        (run,) = _library.ways_of(op, ("cuda",)).values()
+        for sample in of(op, dtype, batch=batch, layout=layout):
+            out = run(*sample.args)
+            with FakeTensorMode() as mode:
+                fakes = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in sample.args]
+                told = getattr(torch.ops.equifast, op)(*fakes)
+            for a, b in zip(*(t if isinstance(t, tuple) else (t,) for t in (out, told)), strict=True):
+                assert (a.shape, a.dtype) == (b.shape, b.dtype), sample
+                assert a.numel() == 0 or a.stride() == b.stride(), sample
