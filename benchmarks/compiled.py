@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,13 +93,13 @@ def collect(arch: int, only: Sequence[str] = ()) -> list[Work]:
         for each in problem.configs:
             with contextlib.suppress(_Found):
                 part = ", edges" if problem.constants.get("EDGE") else ""
-                hook = lambda **given: take(kernel, called + part, str(each), given["compile"])  # noqa: B023, E731
                 with knobs.runtime.scope():
-                    knobs.runtime.jit_cache_hook = hook
+                    knobs.runtime.jit_cache_hook = partial(take, kernel, called + part, str(each))
                     compile_one(kernel, problem, each, tensors, reals)
         return lambda tensors, reals: None
 
-    def take(kernel, problem: str, config: str, given: dict) -> None:
+    def take(kernel, problem: str, config: str, /, **hooked) -> None:
+        given = hooked["compile"]
         key = kernel.name, given["key"]
         if key not in found and (not only or kernel.name in only):
             source = ASTSource(kernel.function, given["signature"], given["constants"], given["configs"][0])
@@ -113,7 +114,8 @@ def collect(arch: int, only: Sequence[str] = ()) -> list[Work]:
     with FakeGpu(arch).installed():
         Kernel._compile = compile_all
         try:
-            for called, call in calls():  # noqa: B007
+            for name, call in calls():
+                called = name
                 call()
         finally:
             Kernel._compile = compile_one

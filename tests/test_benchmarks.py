@@ -42,7 +42,9 @@ def numbers(generator: torch.Generator) -> tuple[torch.Tensor]:
 
 
 def trial(*entries: Contender, rounds: int = 3, inputs=numbers) -> Timings:
-    compare = lambda got, expected, name: largest_difference(got, expected, 1e-6)  # noqa: E731
+    def compare(got, expected, name):
+        return largest_difference(got, expected, 1e-6)
+
     case = Case("trial", Setting("C4"), inputs, list(entries), "eager", compare)
     return run(case, Options(CPU, rounds))
 

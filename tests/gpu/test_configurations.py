@@ -109,7 +109,11 @@ def test_tuning_picks_a_configuration_once(as_users_have_it, every_kernel, tmp_p
     _launch._tuned_before.cache_clear()
     calls = []
     fastest = _launch.Kernel._fastest
-    noted = lambda kernel, *rest: calls.append(kernel.name) or fastest(kernel, *rest)  # noqa: E731
+
+    def noted(kernel, *rest):
+        calls.append(kernel.name)
+        return fastest(kernel, *rest)
+
     monkeypatch.setattr(_launch.Kernel, "_fastest", noted)
     x, weight = move(rand(16, 3, 96, 96)), move(rand(16, 3, 7, 7, seed=1))
     table = list(as_group("C4").action_table(inverse=True))
