@@ -221,7 +221,7 @@ def test_a_dry_run_fails_with_its_rows(monkeypatch, capsys):
         yield [{"measure": "m", "setting": "s", "contender": "equifast-triton", "error": "broken"}], []
 
     monkeypatch.setattr(orbit, "measure", fails)
-    monkeypatch.setitem(sys.modules, "benchmarks.interpreted", SimpleNamespace(quicker=lambda: None))
+    monkeypatch.setitem(sys.modules, "benchmarks.interpreted", SimpleNamespace(patch=lambda: None))
     assert cli.dry_run(("orbit",)) == 1
     assert "failed: m, s, equifast-triton: broken" in capsys.readouterr().out
 

@@ -96,8 +96,9 @@ def _orbit_conv2d_grad_weight_kernel(
                     bias += tl.sum(g.to(TYPE), 1)
     at = split * C_out + n
     tl.store(partial + at[:, None] * K + at_k[None, :], acc, mask=live_n[:, None] & live_k[None, :])
-    if partial_bias is not None:
-        tl.store(partial_bias + at, bias, mask=live_n & (k_block == 0))
+    if partial_bias is not None:  # noqa: SIM102
+        if k_block == 0:
+            tl.store(partial_bias + at, bias, mask=live_n)
 
 
 KERNEL = Kernel(_orbit_conv2d_grad_weight_kernel, fuse_multiply_add=True)

@@ -13,7 +13,7 @@ from .device import BACKENDS, DRY
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 if DRY:
-    from ..triton.conftest import patched_once, rounding_to_bfloat16  # noqa: F401
+    from ..triton.conftest import patched_interpreter  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
