@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.parameter import UninitializedTensorMixin
 from torch.utils import _pytree
 
-from . import checks, losses, ops, targets
+from . import checks, lazy_orbit, losses, ops, targets
 from .estimators import ESTIMATORS
 from .groups import Group, as_group
 from .reference import OrbitScores
 
-Network = Callable[[Tensor], Tensor]
+Network = Callable[[Tensor], Any]
 
-#: Bytes of orbit the network takes at once when nothing is to be differentiated: 64 rows of 3×96×96 float32. Twice as
-#: many took half as long again (measured with `ConvNetwork`): each layer's output was then fresh memory from the
-#: system, page fault by page fault. Fewer gain little, and make threads wait for each other more often.
+#: Bytes of orbit that a network takes at once where it may be run in parts: 64 rows of 3×96×96 float32. Twice as many
+#: rows made `ConvNetwork` 50 % slower (2 cores), because each layer's output was then fresh memory from the system.
 CHUNK_BYTES = 7 << 20
+
+#: Libraries whose modules, in eval mode, treat every row alone and keep no state of a call.
+STATELESS = ("equifast", "timm", "torch", "torchvision", "transformers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +136,18 @@ def canonicalize(
         scores = orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)
         image = act(x, scores.element, group=group, inverse=True)
 
-    Where nothing is to be differentiated, a module in eval mode is run on a CPU a few images at a time: such a
-    module is taken to treat its rows one by one.
+    The network gets the orbit as a `lazy_orbit.LazyOrbit`: if a convolution is the first to read it, the orbit is never
+    in memory. Any network gives the same results as on the orbit itself.
+
+    Where nothing is to be differentiated, a network that is made of modules of torch, torchvision, timm, transformers
+    and this package, in eval mode and without hooks, runs on a CPU a few images at a time.
 
     Args:
         x: (B, C, H, W), floating.
-        network: any callable (N, C, h, w) → (N, d); or a `FusedNetwork` for the same group.
-        reference: (d,), what vectors are compared with; None if ``score`` is given.
+        network: any callable (N, C, h, w) → (N, d). It may also return an object with ``logits`` or a
+            ``pooler_output`` (N, d), as models of transformers do.
+        reference: (d,), what vectors are compared with; None if ``score`` is given. An uninitialized parameter or
+            buffer gets d from the vectors, and values from a normal distribution.
         group: such as ``"C4"``.
         beta: inverse temperature of the softmax.
         similarity: "cosine" or "dot".
@@ -168,6 +178,7 @@ def canonicalize(
             raise ValueError("reference: expected either it or score, got " + ("both" if score else "neither"))
         small = x if preprocess is None else _preprocess(preprocess, x)
         vectors = _orbit_vectors(small, network, group, padding_mode)
+        _initialize(reference, vectors)
         scores = _scores(vectors, reference, score, x, group, beta, similarity)
         vectors = vectors.unflatten(0, (group.order, x.shape[0])).transpose(0, 1)
     image, element = ESTIMATORS[estimator](x, scores, group, beta, padding_mode)
@@ -211,16 +222,27 @@ def _scores(
     return ops.orbit_scores(vectors.to(common), reference.to(common), group=group, beta=beta, similarity=similarity)
 
 
+def _initialize(reference: Tensor | None, vectors: Tensor) -> None:
+    """Give a reference that waits for it the size of the vectors, and random values."""
+    if not isinstance(reference, UninitializedTensorMixin):
+        return
+    if torch.compiler.is_compiling():
+        raise RuntimeError("reference: not initialized; call the module once before compiling, or give vector_size")
+    with torch.inference_mode(False), torch.no_grad():
+        reference.materialize(vectors.shape[1:])
+        reference.normal_()
+
+
 def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str) -> Tensor:
     """``network(orbit(x))``, (E·B, d), checked."""
-    fused = getattr(network, "orbit_group", None)
-    if fused is not None and (fused.name, network.padding_mode) != (group.name, padding_mode):
-        theirs, ours = f"{fused} with {network.padding_mode}", f"{group} with {padding_mode}"
-        raise ValueError(f"network: fused for {theirs} padding, called for {ours}")
+    makes_orbit = getattr(network, "orbit_group", None) is not None
+    if makes_orbit and (network.orbit_group.name, network.padding_mode) != (group.name, padding_mode):
+        theirs, ours = f"{network.orbit_group} with {network.padding_mode}", f"{group} with {padding_mode}"
+        raise ValueError(f"network: makes the orbit of {theirs} padding, called for {ours}")
 
     def run(images: Tensor) -> Tensor:
-        members = images if fused is not None else ops.orbit(images, group, padding_mode=padding_mode)
-        vectors = network(members)
+        output = network(images) if makes_orbit else lazy_orbit.run(network, images, group, padding_mode)
+        vectors = _vectors_of(output)
         rows = group.order * images.shape[0]
         if not isinstance(vectors, Tensor) or vectors.dim() != 2 or vectors.shape[0] != rows:
             got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
@@ -240,8 +262,18 @@ def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str)
     return vectors.flatten(0, 1)
 
 
+def _vectors_of(output: Any) -> Any:
+    """The vectors in what a network returned: the output itself, or those in an output object of transformers."""
+    if isinstance(output, Tensor):
+        return output
+    for name in ("logits", "pooler_output"):
+        if isinstance(getattr(output, name, None), Tensor):
+            return getattr(output, name)
+    return output
+
+
 def _chunk(x: Tensor, network: Network, group: Group) -> int:
-    """Images to run at once: all of them, or CHUNK_BYTES of orbit where rows can be treated one by one."""
+    """Images to run at once: all of them, or CHUNK_BYTES of orbit where parts give the same as the whole."""
     everything = max(x.shape[0], 1)
     if torch.compiler.is_compiling() or x.device.type != "cpu" or not isinstance(network, nn.Module):
         return everything
@@ -251,10 +283,14 @@ def _chunk(x: Tensor, network: Network, group: Group) -> int:
         return everything
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in network.parameters())):
         return everything
-    return fitting if all(_treats_rows_alone(module) for module in network.modules()) else everything
+    in_parts = not _has_any_global_hook() and all(map(_treats_rows_alone, network.modules()))
+    return fitting if in_parts else everything
 
 
 def _treats_rows_alone(module: nn.Module) -> bool:
-    if module.training:
+    """Whether the module gives each row the same result whatever the others are, and nobody watches its calls."""
+    if module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        return False
+    if type(module).__module__.partition(".")[0] not in STATELESS:
         return False
     return not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is not None

@@ -61,7 +61,7 @@ def zero_shot() -> tuple[str, list[Row], figure.Part]:
     """The photographs: the frozen network alone, then scoring its own orbit."""
     print("20 photographs, turned four ways and mirrored, through EfficientNet-Lite0 …", flush=True)
     network, (images, labels) = data.efficientnet(), data.photographs()
-    modules = [Canonicalizer(network, group, score=confidence, fuse=False).eval() for group in GROUPS]
+    modules = [Canonicalizer(network, group, score=confidence).eval() for group in GROUPS]
     rows = [measure("EfficientNet-Lite0 alone", network, images, labels)]
     for module in modules:
         times = timing.compare(module, images[:4])

@@ -4,11 +4,14 @@ import pytest
 import torch
 from torch import nn
 from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from equifast import reference
 from equifast.canonicalize import CHUNK_BYTES, CanonicalForm, canonicalize
 from equifast.groups import Group, as_group
 from equifast.nn import Canonicalizer, ConvNetwork, fuse_first_layer
+
+from .cases import on_rows
 
 #: Every element of C4 and D4, and of C8 and D8 those that permute pixels.
 EXACT = [(g, h) for g in ("C4", "D4") for h in range(as_group(g).order)]
@@ -47,7 +50,7 @@ def members(x, group):
 
 def run(network, x, vector, group, *, fuse=False, training=False, **options):
     network.train(training)
-    actor = fuse_first_layer(network, group) if fuse else network
+    actor = network if fuse else on_rows(network)
     with torch.no_grad():
         return canonicalize(x, actor, vector, group=group, **options)
 
@@ -140,6 +143,19 @@ class Recorder(nn.Module):
         return self.network(x)
 
 
+class Pooled(TorchDispatchMode):
+    """Notes how many rows are pooled at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._adaptive_avg_pool2d.default:
+            self.rows.append(args[0].shape[0])
+        return func(*args, **(kwargs or {}))
+
+
 class TestChunks:
     @pytest.fixture
     def big(self):
@@ -147,47 +163,59 @@ class TestChunks:
         side = int((CHUNK_BYTES / (4 * 4 * 2.5)) ** 0.5)
         return torch.rand(7, 1, side, side, generator=torch.Generator().manual_seed(0))
 
-    def record(self, big, *, grad=False, training=False, network=None):
+    @pytest.fixture
+    def network(self):
         torch.manual_seed(0)
-        network = network or nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.BatchNorm1d(16))
-        recorder = Recorder(network).train(training)
-        with torch.set_grad_enabled(grad):
-            form = canonicalize(big, recorder, torch.ones(16), group="C4")
-        return recorder.rows, form
+        return nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()).eval()
 
-    def test_inference_runs_in_chunks_of_whole_orbits_and_agrees(self, big):
-        rows, form = self.record(big)
+    def record(self, big, network, *, grad=False):
+        with torch.set_grad_enabled(grad), Pooled() as pooled:
+            form = canonicalize(big, network, torch.ones(32), group="C4")
+        return pooled.rows, form
+
+    def test_inference_runs_in_chunks_of_whole_orbits_and_agrees(self, big, network):
+        rows, form = self.record(big, network)
         assert rows == [8, 8, 8, 4]
-        whole, expected = self.record(big, grad=True)
+        whole, expected = self.record(big, network, grad=True)
         assert whole == [28]
-        torch.testing.assert_close(form.vectors, expected.vectors.detach())
+        torch.testing.assert_close(form.vectors, expected.vectors.detach(), rtol=1e-4, atol=1e-6)
         assert torch.equal(form.element, expected.element)
 
-    def test_frozen_networks_are_chunked_with_gradients_enabled(self, big):
-        network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())
-        assert self.record(big, grad=True, network=network)[0] == [8, 8, 8, 4]
-        assert self.record(big.requires_grad_(), grad=True, network=network)[0] == [28]
+    def test_frozen_networks_are_chunked_with_gradients_enabled(self, big, network):
+        network.requires_grad_(False)
+        assert self.record(big, network, grad=True)[0] == [8, 8, 8, 4]
+        assert self.record(big.requires_grad_(), network, grad=True)[0] == [28]
 
-    def test_whatever_mixes_rows_sees_the_whole_orbit(self, big):
-        assert self.record(big, training=True)[0] == [28]
-        by_batch = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.BatchNorm1d(16, track_running_stats=False))
-        assert self.record(big, network=by_batch)[0] == [28]
-        recorder = Recorder(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())).eval()
-        with torch.no_grad():
-            canonicalize(big, lambda rows: recorder(rows), torch.ones(16), group="C4")
-        assert recorder.rows == [28]
+    def test_networks_that_make_the_orbit_are_chunked_too(self, big, network):
+        assert self.record(big, fuse_first_layer(network, "C4"))[0] == [8, 8, 8, 4]
 
-    def test_fused_networks_are_chunked_too(self, big):
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()).eval()
-        fused = fuse_first_layer(network, "C4")
+    @pytest.mark.parametrize("why", ["training", "batch statistics", "a function", "a user's class", "patched"])
+    def test_what_may_see_its_batch_gets_the_whole_orbit(self, big, network, why):
+        if why == "training":
+            network.train()
+        elif why == "batch statistics":
+            network.append(nn.BatchNorm1d(32, track_running_stats=False)).eval()
+        elif why == "patched":
+            network[1].forward = lambda rows: rows.relu()
+        elif why == "a user's class":
+            network = Recorder(network).eval()
+        assert self.record(big, (lambda rows: network(rows)) if why == "a function" else network)[0] == [28]
+
+    @pytest.mark.parametrize("kind", ["forward", "forward_pre", "global"])
+    def test_hooks_run_once_and_see_the_whole_orbit(self, big, network, kind):
         seen = []
-        network[2].register_forward_hook(lambda module, args, out: seen.append(out.shape[0]))
+        if kind == "forward":
+            handle = network[1].register_forward_hook(lambda module, args, out: seen.append((module, args[0].shape[0])))
+        elif kind == "forward_pre":
+            handle = network[1].register_forward_pre_hook(lambda module, args: seen.append((module, args[0].shape[0])))
+        else:
+            handle = nn.modules.module.register_module_forward_hook(
+                lambda module, args, out: seen.append((module, args[0].shape[0])) if module is network[1] else None
+            )
         with torch.no_grad():
-            form = canonicalize(big, fused, torch.ones(32), group="C4")
-            assert seen == [8, 8, 8, 4]
-            expected = network(reference.orbit(big, "C4")).unflatten(0, (4, 7)).transpose(0, 1)
-        torch.testing.assert_close(form.vectors, expected, rtol=1e-4, atol=1e-6)
+            canonicalize(big, network, torch.ones(32), group="C4")
+        handle.remove()
+        assert seen == [(network[1], 28)]
 
 
 class TestOtherScores:
@@ -236,7 +264,7 @@ class TestGradients:
         for ours in (True, False):
             network, r = small_network().train(), vector.clone().requires_grad_()
             if ours:
-                actor = fuse_first_layer(network, "D4") if fuse else network
+                actor = network if fuse else on_rows(network)
                 form = canonicalize(x, actor, r, group="D4", beta=2.0)
                 loss = (form.image * weight).mean() + form.prior_loss() + form.contrastive_loss()
             else:
@@ -373,9 +401,10 @@ def test_what_is_wrong_is_named(name):
 def test_a_network_fused_for_something_else_is_refused(network, x, vector):
     fused = fuse_first_layer(network, "D4")
     canonicalize(x, fused, vector, group=Group(4, reflections=True))
-    with pytest.raises(ValueError, match="network: fused for D4 with border padding, called for C4 with border"):
+    message = "network: makes the orbit of D4 with border padding, called for"
+    with pytest.raises(ValueError, match=f"{message} C4 with border"):
         canonicalize(x, fused, vector, group="C4")
-    with pytest.raises(ValueError, match="network: fused for D4 with border padding, called for D4 with zeros"):
+    with pytest.raises(ValueError, match=f"{message} D4 with zeros"):
         canonicalize(x, fused, vector, group="D4", padding_mode="zeros")
 
 
@@ -384,7 +413,7 @@ def test_a_network_fused_for_something_else_is_refused(network, x, vector):
 def test_compiles_into_one_graph(x, vector, training, fuse):
     torch._dynamo.reset()
     network = small_network().train(training)
-    actor = fuse_first_layer(network, "D4") if fuse else network
+    actor = network if fuse else on_rows(network)
     vector.requires_grad_()
 
     def step(x):
@@ -412,7 +441,7 @@ def test_on_a_gpu(x, vector, group):
     """A module moved after fusing: the same choice and gradients as on the CPU, and the law of its exact elements."""
     grads, forms = [], []
     for device in ("cpu", "cuda"):
-        module = Canonicalizer(small_network(), group, reference=vector, beta=2.0, fuse=True).to(device)
+        module = Canonicalizer(small_network(), group, reference=vector, beta=2.0).to(device)
         y = x.detach().to(device).requires_grad_()
         form = module(y)
         loss = form.image.square().mean() + form.prior_loss() + form.contrastive_loss()

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from equifast import act, canonicalize, fuse_first_layer, orbit, orbit_conv2d
+from equifast import act, canonicalize, orbit, orbit_conv2d
 
-from .cases import GROUPS, assert_near_overall, assert_same, exact_elements, rand
+from .cases import GROUPS, assert_near_overall, assert_same, exact_elements, on_rows, rand
 
 SHAPES = [(12, 12), (9, 9), (8, 11)]
 MODES = ["train", "eval"]
@@ -38,7 +38,7 @@ def canonical(x, network, group):
 def test_canonical_images_are_invariant_and_elements_follow(group, shape, mode, dtype):
     """canonicalize(h·x).image = canonicalize(x).image bit for bit, fused or not, and h·x chooses h·c(x)."""
     x, network = rand(4, 2, *shape, dtype=dtype), network_for(shape, dtype, mode)
-    for model in (network, fuse_first_layer(network, group, example=x)):
+    for model in (network, on_rows(network)):
         form = canonical(x, model, group)
         assert group.order == 1 or form.activations.std(1).amin() > 1e-3, "the network sees no difference"
         for h in exact_elements(group, shape):
@@ -86,6 +86,6 @@ def test_orbit_conv2d_and_fused_networks_are_the_unfused_ones(group, mode):
     x, network = rand(3, 2, 9, 9), network_for((9, 9), torch.float32, mode)
     conv = network[0]
     assert_near_overall(orbit_conv2d(x, conv.weight, conv.bias, group=group), conv(orbit(x, group)))
-    plain, fused = (canonical(x, model, group) for model in (network, fuse_first_layer(network, group, example=x)))
+    plain, fused = (canonical(x, model, group) for model in (on_rows(network), network))
     assert_near_overall(fused.vectors, plain.vectors, scale=4)
     assert_same(fused.image, plain.image)

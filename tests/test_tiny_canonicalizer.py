@@ -71,7 +71,7 @@ def test_any_dtype_and_layout(dtype, layout):
 @pytest.mark.parametrize("training", [True, False])
 def test_it_is_a_canonicalizer_of_its_layer(estimator, training):
     model, x = make("D4", torch.float32, estimator=estimator).train(training), rand(3, 3, 16, 16)
-    like = Canonicalizer(model.network, "D4", reference=model.reference, estimator=estimator, fuse=False)
+    like = Canonicalizer(model.network, "D4", reference=model.reference, estimator=estimator)
     torch.manual_seed(1)
     form = model(x)
     torch.manual_seed(1)
@@ -146,7 +146,7 @@ def test_its_layer_stands_alone():
     assert_near(out, expected)
     form = canonicalize(x, layer, torch.ones(8), group="D3")
     assert form.vectors.shape == (2, 6, 8)
-    with pytest.raises(ValueError, match="network: fused for D3 with border padding, called for C4"):
+    with pytest.raises(ValueError, match="network: makes the orbit of D3 with border padding, called for C4"):
         canonicalize(x, layer, torch.ones(8), group="C4")
 
 

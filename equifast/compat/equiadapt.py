@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from ..canonicalize import CanonicalForm, canonicalize
 from ..groups import Group
 from ..losses import artifact_loss
-from ..nn import FusionError, fuse_first_layer
 
 REPRESENTATIONS = {"scalar": "trivial", "regular": "regular", "vector": "vector"}
 GROUPS = {"rotation": False, "roto-reflection": True}
@@ -150,16 +149,6 @@ class OptimizedGroupEquivariantImageCanonicalization(_DiscreteGroupImageCanonica
             torch.randn(1, self.out_vector_size),
             requires_grad=bool(_option(canonicalization_hyperparams, "learn_ref_vec")),
         )
-        size = in_shape[1:] if self.resize_shape is None else (self.resize_shape, self.resize_shape)
-        try:
-            example = torch.empty(1, in_shape[0], *size, dtype=self.reference_vector.dtype)
-            fused = fuse_first_layer(
-                canonicalization_network, self.group, example=example, padding_mode=self.padding_mode
-            )
-        except FusionError:
-            fused = canonicalization_network
-        # In a tuple, so that it isn't registered: every parameter has one name.
-        self._scorer = (fused,)
         self._seen: Tensor | None = None
 
     def _canonical_form(self, x: Tensor) -> CanonicalForm:
@@ -167,7 +156,7 @@ class OptimizedGroupEquivariantImageCanonicalization(_DiscreteGroupImageCanonica
         self._seen = small if self.training and self.artifact_err_wt else None
         return canonicalize(
             x,
-            self._scorer[0],
+            self.canonicalization_network,
             self.reference_vector.squeeze(0),
             group=self.group,
             beta=self.beta,

@@ -57,15 +57,19 @@ class ConvNetwork(nn.Module):
             layers += (conv, nn.BatchNorm2d(out_channels), nn.GELU())
             channels = out_channels
         features = channels * math.prod(size)
-        # Weights in channels_last bring everything between the layers there, where oneDNN is quicker both ways.
-        self.enc_network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.enc_network = nn.Sequential(*layers)
         self.final_fc = nn.Sequential(
             nn.BatchNorm1d(features), nn.Dropout(0.5), nn.ReLU(), nn.Linear(features, out_vector_size)
         )
         self.in_shape = tuple(in_shape)
-        self.out_vector_size = out_vector_size
+
+    @property
+    def out_vector_size(self) -> int:
+        return self.final_fc[-1].out_features
 
     def forward(self, x: Tensor) -> Tensor:
+        # Every layer then writes channels_last, where oneDNN is quicker both ways.
+        x = x.contiguous(memory_format=torch.channels_last)
         whole = needs_grad(self, x) or has_hooks(self.enc_network)
         y = self.enc_network(x) if whole else run(self.enc_network, x)
         return self.final_fc(y.flatten(1))

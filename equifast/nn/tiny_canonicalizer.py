@@ -151,7 +151,6 @@ class TinyCanonicalizer(Canonicalizer):
             preprocess=preprocess,
             estimator=estimator,
             padding_mode=padding_mode,
-            fuse=False,
         )
 
     def extra_repr(self) -> str:

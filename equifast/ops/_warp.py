@@ -13,11 +13,15 @@ from ._library import CHOSEN, GPU
 
 
 def new_images(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """What a warp of x returns, not yet filled: channels_last if x is so and a GPU's kernels run; others write NCHW."""
+    """What a warp of x returns, not yet filled."""
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """That of a warp of x: channels_last if x is so and a GPU's kernels run; others write NCHW."""
     if x.is_contiguous() or CHOSEN.get(x.device.type) not in GPU:
-        return x.new_empty(shape)
-    memory_format = suggest_memory_format(x if x.dim() == 4 else x[0])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+        return torch.contiguous_format
+    return suggest_memory_format(x if x.dim() == 4 else x[0])
 
 
 def order_of(table: list[float]) -> int:

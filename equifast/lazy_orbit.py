@@ -1,0 +1,181 @@
+"""An orbit that isn't made until something reads it, so that a network's first convolution can make it.
+
+`run` runs any network on the orbit of some images. In eager mode the network gets a `LazyOrbit`, a tensor without
+values. While a compiler traces it, the network gets the orbit itself, and `_Substitution` replaces what reads the
+orbit; the compiler then drops the orbit, which nothing uses. Either way a convolution of the orbit becomes
+`ops.orbit_conv2d`. What commutes with the action of the group, such as a normalization of the input, is done to the
+images. Everything else gets the orbit, so every network gives the right result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from .groups import Group
+from .ops import _warp
+from .orbit_functions import Function, Orbit, changes_in_place, redirected
+
+_ATTRIBUTES = ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "itemsize", "nbytes") + tuple(
+    f"is_{kind}" for kind in ("cuda", "cpu", "meta", "sparse", "quantized", "nested", "mkldnn", "mps", "xpu")
+)
+_METHODS = (
+    "size",
+    "dim",
+    "ndimension",
+    "stride",
+    "numel",
+    "nelement",
+    "element_size",
+    "get_device",
+    "__len__",
+) + tuple(f"is_{kind}" for kind in ("floating_point", "complex", "contiguous", "signed", "conj", "neg", "inference"))
+#: Functions that read no pixel.
+METADATA = (
+    {getattr(Tensor, name).__get__ for name in _ATTRIBUTES}
+    | {getattr(Tensor, name) for name in _METHODS}
+    | {torch.numel, torch.is_floating_point, torch.is_complex, torch.is_signed}
+)
+
+
+def run(network: Callable[[Tensor], Any], images: Tensor, group: Group, padding_mode: str) -> Any:
+    """``network(orbit(images, group, padding_mode=padding_mode))``, where only what needs the orbit makes it."""
+    orbit = Orbit(images, group, padding_mode)
+    if torch.compiler.is_compiling():
+        rows = orbit.make()
+        with _Substitution(rows, orbit):
+            return network(rows)
+    return network(orbit.make() if _needs_rows(network) else LazyOrbit.of(orbit))
+
+
+def _needs_rows(network: Callable) -> bool:
+    """Whether ``network`` runs compiled code, to which a `LazyOrbit` would only be in the way."""
+    if torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    modules = network.modules() if isinstance(network, nn.Module) else ()
+    return hasattr(network, "_torchdynamo_orig_callable") or any(map(_is_compiled, modules))
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    return scripted or hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
+class LazyOrbit(Tensor):
+    """Every g_e⁻¹·x as a tensor (E·B, C, H, W) that has no values until something asks for them.
+
+    Functions of it arrive at `__torch_function__`, above autograd. Compiled code, such as TorchScript, arrives at
+    `__torch_dispatch__` instead; there autograd has recorded the orbit as the output of `_Deferred`.
+    """
+
+    _orbit: Orbit
+    _version_seen: int
+    _rows: Tensor | None
+
+    @staticmethod
+    def of(orbit: Orbit) -> LazyOrbit:
+        if not orbit.images.requires_grad:
+            return LazyOrbit._wrap(orbit)
+        if not torch.is_grad_enabled():
+            return LazyOrbit._wrap(orbit.with_images(orbit.images.detach()))
+        return _Deferred.apply(orbit.images, orbit)
+
+    @staticmethod
+    def _wrap(orbit: Orbit) -> LazyOrbit:
+        x = orbit.images
+        shape = (orbit.group.order * x.shape[0], *x.shape[1:])
+        strides = torch.empty(shape, device="meta", memory_format=_warp.memory_format(x)).stride()
+        lazy = Tensor._make_wrapper_subclass(LazyOrbit, shape, strides, dtype=x.dtype, device=x.device)
+        lazy._orbit, lazy._version_seen, lazy._rows = orbit, _version(x), None
+        return lazy
+
+    def rows(self) -> Tensor:
+        """The orbit itself, made once, with its graph."""
+        if self._rows is None:
+            images = self._orbit.images
+            if self._version_seen != _version(images):
+                raise RuntimeError("the orbit of x was read after x had been changed in place")
+            with torch.set_grad_enabled(images.requires_grad):
+                self._rows = self._orbit.make()
+        return self._rows
+
+    @classmethod
+    def __torch_function__(cls, func: Function, types, args: tuple = (), kwargs: dict | None = None):
+        kwargs = kwargs or {}
+        lazy = next((t for t in (*args, *kwargs.values()) if isinstance(t, LazyOrbit)), None)
+        if lazy is not None and lazy._rows is None:
+            if func in METADATA:
+                with torch._C.DisableTorchFunctionSubclass():
+                    return func(*args, **kwargs)
+            result = lazy._redirected(func, args, kwargs)
+            if result is not None:
+                return result
+        args, kwargs = tree_map_only(LazyOrbit, LazyOrbit.rows, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def _redirected(self, func: Function, args: tuple, kwargs: dict) -> Tensor | None:
+        """The result of ``func`` without the orbit, perhaps another lazy one; None if there is no such way."""
+        result = redirected(self._orbit, self, func, args, kwargs)
+        if not isinstance(result, Orbit):
+            return result
+        if result.images is self._orbit.images:
+            return self
+        if not changes_in_place(func, kwargs):
+            return LazyOrbit.of(result)
+        if result.images.requires_grad or result.images.dtype != self._orbit.images.dtype:
+            return None
+        self._orbit, self._version_seen = result, _version(result.images)
+        return self
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Function, types, args: tuple = (), kwargs: dict | None = None):
+        args, kwargs = tree_map_only(LazyOrbit, lambda lazy: lazy.rows().detach(), (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+def _version(x: Tensor) -> int:
+    """How often x has been changed in place. Tensors made in inference mode don't count that."""
+    return 0 if x.is_inference() else x._version
+
+
+class _Deferred(torch.autograd.Function):
+    """The orbit as autograd knows it, for functions that it records below `LazyOrbit.__torch_function__`."""
+
+    @staticmethod
+    def forward(ctx, images: Tensor, orbit: Orbit) -> LazyOrbit:
+        ctx.group, ctx.padding_mode = orbit.group, orbit.padding_mode
+        return LazyOrbit._wrap(orbit)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        table = list(ctx.group.action_table(inverse=True))
+        members = _warp.unflatten(grad.contiguous(), ctx.group.order)
+        return torch.ops.equifast.orbit_average(members, None, table, [], [], ctx.padding_mode, True), None
+
+
+class _Substitution(TorchFunctionMode):
+    """Replaces convolutions of an orbit that has been made, by those that make it."""
+
+    def __init__(self, rows: Tensor, orbit: Orbit) -> None:
+        super().__init__()
+        self.known = [(rows, orbit)]
+
+    def __torch_function__(self, func: Function, types, args: tuple = (), kwargs: dict | None = None):
+        kwargs = kwargs or {}
+        result = None
+        for rows, orbit in self.known:
+            if any(arg is rows for arg in (*args, *kwargs.values())):
+                result = redirected(orbit, rows, func, args, kwargs)
+        if isinstance(result, Tensor):
+            return result
+        output = func(*args, **kwargs)
+        if changes_in_place(func, kwargs):
+            self.known = []  # what was changed may share its memory with any of them
+        if isinstance(result, Orbit):
+            self.known.append((output, result))
+        return output
