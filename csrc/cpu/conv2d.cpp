@@ -9,8 +9,18 @@
 namespace equifast::cpu::EQUIFAST_ISA {
 namespace {
 
-typedef float Vector __attribute__((vector_size(4 * kBlock), aligned(4), may_alias));
-typedef int32_t Bits __attribute__((vector_size(4 * kBlock), aligned(4), may_alias));
+// A block of kBlock output channels is kLanes registers. Wider generic vectors would pass through memory.
+#if defined(__AVX512F__)
+constexpr int kLaneWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kLaneWidth = 8;
+#else
+constexpr int kLaneWidth = 4;
+#endif
+constexpr int kLanes = kBlock / kLaneWidth;
+
+typedef float Vector __attribute__((vector_size(4 * kLaneWidth), aligned(4), may_alias));
+typedef int32_t Bits __attribute__((vector_size(4 * kLaneWidth), aligned(4), may_alias));
 
 // Pixels whose sums fit the registers, beside the weight.
 #if defined(__AVX512F__)
@@ -55,6 +65,7 @@ inline Vector error_function(Vector x) {
   return x * p / q;
 }
 
+// row: n vectors.
 void activate(Activation activation, Vector* row, int64_t n) {
   switch (activation) {
     case Activation::none: return;
@@ -73,22 +84,28 @@ void activate(Activation activation, Vector* row, int64_t n) {
 // P neighbouring outputs of one block of channels, to row (P, kBlock). kStride: the horizontal one, 0 for any.
 template <int P, int kStride>
 void pixels(const Conv2d& k, const float* image, const float* weight, const float* bias, float* row) {
-  Vector sum[P];
+  Vector sum[P][kLanes];
   const int64_t stride = kStride ? kStride : k.stride_w;
-  const Vector start = *reinterpret_cast<const Vector*>(bias);
+  const Vector* start = reinterpret_cast<const Vector*>(bias);
 #pragma GCC unroll 28
-  for (int p = 0; p < P; ++p) sum[p] = start;
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int l = 0; l < kLanes; ++l) sum[p][l] = start[l];
   for (int64_t c = 0; c < k.C; ++c)
     for (int64_t i = 0; i < k.kernel_h; ++i) {
       const float* from = image + (c * k.H + i * k.dilation_h) * k.W;
       for (int64_t j = 0; j < k.kernel_w; ++j, from += k.dilation_w, weight += kBlock) {
-        const Vector w = *reinterpret_cast<const Vector*>(weight);
+        const Vector* w = reinterpret_cast<const Vector*>(weight);
 #pragma GCC unroll 28
-        for (int p = 0; p < P; ++p) sum[p] += w * from[p * stride];
+        for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+          for (int l = 0; l < kLanes; ++l) sum[p][l] += w[l] * from[p * stride];
       }
     }
 #pragma GCC unroll 28
-  for (int p = 0; p < P; ++p) reinterpret_cast<Vector*>(row)[p] = sum[p];
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 4
+    for (int l = 0; l < kLanes; ++l) reinterpret_cast<Vector*>(row)[p * kLanes + l] = sum[p][l];
 }
 
 using Pixels = void (*)(const Conv2d&, const float*, const float*, const float*, float*);
@@ -100,8 +117,8 @@ template <int kStride, int... p>
 constexpr Tiles tiles_of(std::integer_sequence<int, p...>) {
   return {{pixels<p + 1, kStride>...}};
 }
-constexpr auto kWidths = std::make_integer_sequence<int, kPixels>();
-constexpr Tiles kTiles[] = {tiles_of<0>(kWidths), tiles_of<1>(kWidths), tiles_of<2>(kWidths)};
+constexpr auto kPixelCounts = std::make_integer_sequence<int, kPixels>();
+constexpr Tiles kTiles[] = {tiles_of<0>(kPixelCounts), tiles_of<1>(kPixelCounts), tiles_of<2>(kPixelCounts)};
 
 // One row of outputs (out_w, kBlock) to its place in (C_out, H', W') planes.
 void store_planes(const Conv2d& k, const float* row, int64_t channels, int64_t i, float* out) {
@@ -138,34 +155,54 @@ void load_row(const Conv2d& k, const float* grad, int64_t first, int64_t channel
     for (int64_t c = 0; c < channels; ++c) row[j * kBlock + c] = from[c * plane + j];
 }
 
-// kRows × kWidth neighbouring taps: to each, its products with one row of gradients (W', kBlock).
-template <int kRows, int kWidth>
-void taps(const Conv2d& k, const float* image, const float* row, float* sums) {
-  Vector* to = reinterpret_cast<Vector*>(sums);
-  Vector sum[kRows * kWidth];
-#pragma GCC unroll 28
-  for (int t = 0; t < kRows * kWidth; ++t) sum[t] = to[t];
-  const int64_t down = k.dilation_h * k.W;
-  for (int64_t j = 0; j < k.out_w; ++j, image += k.stride_w) {
-    const Vector g = reinterpret_cast<const Vector*>(row)[j];
-#pragma GCC unroll 28
-    for (int t = 0; t < kRows * kWidth; ++t) sum[t] += g * image[t / kWidth * down + t % kWidth];
-  }
-#pragma GCC unroll 28
-  for (int t = 0; t < kRows * kWidth; ++t) to[t] = sum[t];
-}
+// Sums that fit the registers: the products of one row of gradients with kTapRows rows of up to kMaxWidth taps, for
+// kTapLanes registers of channels.
+#if defined(__AVX512F__)
+constexpr int kTapRows = 4, kTapLanes = 1;
+#else
+constexpr int kTapRows = 1, kTapLanes = 2;
+#endif
+static_assert(kLanes % kTapLanes == 0);
 
-constexpr int kTapRows = 4;
+// kRows × kColumns neighbouring taps: to each, its products with one row of gradients (W', kBlock).
+template <int kRows, int kColumns>
+void taps(const Conv2d& k, const float* image, const float* row, float* sums) {
+  const int64_t down = k.dilation_h * k.W;
+  for (int first = 0; first < kLanes; first += kTapLanes) {
+    Vector* to = reinterpret_cast<Vector*>(sums) + first;
+    Vector sum[kRows * kColumns][kTapLanes];
+#pragma GCC unroll 28
+    for (int t = 0; t < kRows * kColumns; ++t)
+#pragma GCC unroll 2
+      for (int l = 0; l < kTapLanes; ++l) sum[t][l] = to[t * kLanes + l];
+    const float* from = image;
+    for (int64_t j = 0; j < k.out_w; ++j, from += k.stride_w) {
+      const Vector* g = reinterpret_cast<const Vector*>(row) + j * kLanes + first;
+#pragma GCC unroll 28
+      for (int t = 0; t < kRows * kColumns; ++t)
+#pragma GCC unroll 2
+        for (int l = 0; l < kTapLanes; ++l) sum[t][l] += g[l] * from[t / kColumns * down + t % kColumns];
+    }
+#pragma GCC unroll 28
+    for (int t = 0; t < kRows * kColumns; ++t)
+#pragma GCC unroll 2
+      for (int l = 0; l < kTapLanes; ++l) to[t * kLanes + l] = sum[t][l];
+  }
+}
 
 using Taps = void (*)(const Conv2d&, const float*, const float*, float*);
 struct TapsOfWidth {
   Taps run[kTapRows];
 };
+template <int kColumns, int... r>
+constexpr TapsOfWidth taps_of_width(std::integer_sequence<int, r...>) {
+  return {{taps<r + 1, kColumns>...}};
+}
 template <int... w>
 constexpr auto taps_of(std::integer_sequence<int, w...>) {
   struct {
     TapsOfWidth of[sizeof...(w)];
-  } all = {{{{taps<1, w + 1>, taps<2, w + 1>, taps<3, w + 1>, taps<4, w + 1>}}...}};
+  } all = {{taps_of_width<w + 1>(std::make_integer_sequence<int, kTapRows>())...}};
   return all;
 }
 constexpr auto kTaps = taps_of(std::make_integer_sequence<int, kMaxWidth>());
@@ -185,7 +222,7 @@ void conv2d(const Conv2d& k, const float* image, float* row, float* out) {
         const int64_t j = smaller(tile * width, k.out_w - width);
         any.run[width - 1](k, image + i * k.stride_h * k.W + j * k.stride_w, weight, k.bias + first, row + j * kBlock);
       }
-      activate(k.activation, reinterpret_cast<Vector*>(row), k.out_w);
+      activate(k.activation, reinterpret_cast<Vector*>(row), k.out_w * kLanes);
       if (!k.channels_last) {
         store_planes(k, row, channels, i, out + first * k.out_h * k.out_w);
         continue;
@@ -200,10 +237,11 @@ void conv2d(const Conv2d& k, const float* image, float* row, float* out) {
 void conv2d_weight(const Conv2d& k, const float* image, const float* grad, float* row, float* weight, float* bias) {
   for (int64_t block = 0; block < k.blocks(); ++block) {
     const int64_t first = block * kBlock, channels = smaller(kBlock, k.out_channels - first);
-    Vector& total = reinterpret_cast<Vector*>(bias)[block];
+    Vector* total = reinterpret_cast<Vector*>(bias) + block * kLanes;
     for (int64_t i = 0; i < k.out_h; ++i) {
       load_row(k, grad, first, channels, i, row);
-      for (int64_t j = 0; j < k.out_w; ++j) total += reinterpret_cast<const Vector*>(row)[j];
+      for (int64_t j = 0; j < k.out_w; ++j)
+        for (int l = 0; l < kLanes; ++l) total[l] += reinterpret_cast<const Vector*>(row)[j * kLanes + l];
       float* to = weight + block * k.taps() * kBlock;
       for (int64_t c = 0; c < k.C; ++c)
         for (int64_t r = 0; r < k.kernel_h; r += kTapRows) {
