@@ -46,8 +46,16 @@ class CanonicalForm:
         """Outputs on canonical images back to the frame of the inputs, ``g_e·y``: (B, C', H', W') → the same.
 
         Representation "trivial": channels stay; "regular": blocks of E channels, ``out[k] = in[g⁻¹k]``; "vector":
-        pairs of channels (x right, y down).
+        pairs of channels (x right, y down). Floating; label maps are for `invert_masks`.
+
+        Raises:
+            ValueError, TypeError: naming ``y`` or ``representation``.
         """
+        checks.images("y", y)
+        if y.shape[0] != self.element.shape[0]:
+            raise ValueError(f"y: expected {self.element.shape[0]} images as in the form, got {y.shape[0]}")
+        checks.same_device(element=self.element, y=y)
+        checks.channels("y", y, representation, self.group.order)
         return ops.act(
             y,
             self.element,

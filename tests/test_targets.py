@@ -165,3 +165,21 @@ SQUARE_8 = {"group": "C4", "size": (8, 8)}
 def test_what_is_wrong_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(2, dtype=torch.int64))
+
+
+def test_inverting_an_output_names_it():
+    form = CanonicalForm(torch.zeros(2, 1, 8, 8), torch.tensor([1, 3]), None, None, None, as_group("C4"))
+    wrong = [
+        (None, {}, TypeError, "y: expected a Tensor, got NoneType"),
+        (torch.zeros(2, 8, 8), {}, ValueError, r"y: expected \(B, C, H, W\), got \(2, 8, 8\)"),
+        (torch.zeros(3, 1, 8, 8), {}, ValueError, "y: expected 2 images as in the form, got 3"),
+        (torch.zeros(2, 0, 8, 8), {}, ValueError, "y: expected at least one channel"),
+        (torch.zeros(2, 1, 8, 8).long(), {}, TypeError, "y: expected float64, .* got torch.int64"),
+        (torch.zeros(2, 1, 8, 8, device="meta"), {}, ValueError, "y: expected the device of element"),
+        (torch.zeros(2, 3, 8, 8), {"representation": "regular"}, ValueError, "y: expected channels divisible by E = 4"),
+        (torch.zeros(2, 3, 8, 8), {"representation": "vector"}, ValueError, "y: expected an even number of channels"),
+        (torch.zeros(2, 1, 8, 8), {"representation": "scalar"}, ValueError, "representation: expected one of"),
+    ]
+    for y, options, error, message in wrong:
+        with pytest.raises(error, match="^" + message):
+            form.invert(y, **options)
