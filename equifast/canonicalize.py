@@ -31,7 +31,7 @@ class CanonicalForm:
         element: (B,) int64, the chosen ids.
         activations, probabilities: (B, E), the scores and their softmax.
         vectors: (B, E, d), what the network made of the orbit; None when activations were given.
-        group, padding_mode: of the call.
+        group, padding_mode: of the call. The padding is that of the images; masks have one of their own.
     """
 
     image: Tensor
@@ -65,7 +65,10 @@ class CanonicalForm:
         )
 
     def transform_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Boxes of the inputs to those of the canonical images; see `targets.act_boxes`."""
+        """Boxes of the inputs to those of the canonical images; see `targets.act_boxes`.
+
+        Boxes are (B, N, 4) or a list of (N_i, 4), in pixels of images of this form's size.
+        """
         return targets.act_boxes(boxes, self.element, group=self.group, size=self._size, inverse=True)
 
     def invert_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
@@ -73,20 +76,33 @@ class CanonicalForm:
         return targets.act_boxes(boxes, self.element, group=self.group, size=self._size)
 
     def transform_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Pixel positions of the inputs to those of the canonical images; see `targets.act_points`."""
+        """Pixel positions of the inputs to those of the canonical images; see `targets.act_points`.
+
+        Points are (B, N, 2) or a list of (N_i, 2), in pixels of images of this form's size.
+        """
         return targets.act_points(points, self.element, group=self.group, size=self._size, inverse=True)
 
     def invert_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Pixel positions on canonical images back to the inputs; see `targets.act_points`."""
         return targets.act_points(points, self.element, group=self.group, size=self._size)
 
-    def transform_masks(self, masks: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Masks of the inputs to those of the canonical images; see `targets.act_masks`."""
-        return targets.act_masks(masks, self.element, group=self.group, inverse=True, padding_mode=self.padding_mode)
+    def transform_masks(
+        self, masks: Tensor | Sequence[Tensor], *, padding_mode: str = "zeros", fill: float = 0
+    ) -> Tensor | list[Tensor]:
+        """Masks of the inputs to those of the canonical images; see `targets.act_masks`.
 
-    def invert_masks(self, masks: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Masks on canonical images back to the inputs; see `targets.act_masks`."""
-        return targets.act_masks(masks, self.element, group=self.group, padding_mode=self.padding_mode)
+        Masks are (B, H, W), (B, N, H, W) or a list of (N_i, H, W). Beyond their edge lies ``fill``, whatever
+        ``padding_mode`` the images have: an object at the edge does not grow as the repeated edge of its image does.
+        """
+        options = {"padding_mode": padding_mode, "fill": fill}
+        return targets.act_masks(masks, self.element, group=self.group, inverse=True, **options)
+
+    def invert_masks(
+        self, masks: Tensor | Sequence[Tensor], *, padding_mode: str = "zeros", fill: float = 0
+    ) -> Tensor | list[Tensor]:
+        """Masks on canonical images back to the inputs, with ``fill`` beyond their edge; see `targets.act_masks`."""
+        options = {"padding_mode": padding_mode, "fill": fill}
+        return targets.act_masks(masks, self.element, group=self.group, **options)
 
     def prior_loss(self, target: Tensor | None = None, *, beta: float | None = None) -> Tensor:
         """`losses.prior_loss` of the activations."""
