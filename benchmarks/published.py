@@ -62,9 +62,10 @@ def _declare_torchvision_operators() -> None:
             return
         except OSError:
             pass
-    schemas = torch.library.Library("torchvision", "DEF")
+    schemas = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
-        schemas.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        if not hasattr(torch.ops.torchvision, name):  # the tests may have declared it
+            schemas.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _keep_alive.append(schemas)
 
 

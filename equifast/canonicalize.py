@@ -36,7 +36,7 @@ class CanonicalForm:
         element: (B,) int64, the chosen ids.
         activations, probabilities: (B, E), the scores and their softmax.
         vectors: (B, E, d), what the network made of the orbit; None when activations were given.
-        group, padding_mode: of the call.
+        group, padding_mode: of the call. The padding is that of the images; masks have one of their own.
     """
 
     image: Tensor
@@ -51,8 +51,16 @@ class CanonicalForm:
         """Outputs on canonical images back to the frame of the inputs, ``g_e·y``: (B, C', H', W') → the same.
 
         Representation "trivial": channels stay; "regular": blocks of E channels, ``out[k] = in[g⁻¹k]``; "vector":
-        pairs of channels (x right, y down).
+        pairs of channels (x right, y down). Floating; label maps are for `invert_masks`.
+
+        Raises:
+            ValueError, TypeError: naming ``y`` or ``representation``.
         """
+        checks.images("y", y)
+        if y.shape[0] != self.element.shape[0]:
+            raise ValueError(f"y: expected {self.element.shape[0]} images as in the form, got {y.shape[0]}")
+        checks.same_device(element=self.element, y=y)
+        checks.channels("y", y, representation, self.group.order)
         return ops.act(
             y,
             self.element,
@@ -62,7 +70,10 @@ class CanonicalForm:
         )
 
     def transform_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Boxes of the inputs to those of the canonical images; see `targets.act_boxes`."""
+        """Boxes of the inputs to those of the canonical images; see `targets.act_boxes`.
+
+        Boxes are (B, N, 4) or a list of (N_i, 4), in pixels of images of this form's size.
+        """
         return targets.act_boxes(boxes, self.element, group=self.group, size=self._size, inverse=True)
 
     def invert_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
@@ -70,20 +81,33 @@ class CanonicalForm:
         return targets.act_boxes(boxes, self.element, group=self.group, size=self._size)
 
     def transform_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Pixel positions of the inputs to those of the canonical images; see `targets.act_points`."""
+        """Pixel positions of the inputs to those of the canonical images; see `targets.act_points`.
+
+        Points are (B, N, 2) or a list of (N_i, 2), in pixels of images of this form's size.
+        """
         return targets.act_points(points, self.element, group=self.group, size=self._size, inverse=True)
 
     def invert_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
         """Pixel positions on canonical images back to the inputs; see `targets.act_points`."""
         return targets.act_points(points, self.element, group=self.group, size=self._size)
 
-    def transform_masks(self, masks: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Masks of the inputs to those of the canonical images; see `targets.act_masks`."""
-        return targets.act_masks(masks, self.element, group=self.group, inverse=True, padding_mode=self.padding_mode)
+    def transform_masks(
+        self, masks: Tensor | Sequence[Tensor], *, padding_mode: str = "zeros", fill: float = 0
+    ) -> Tensor | list[Tensor]:
+        """Masks of the inputs to those of the canonical images; see `targets.act_masks`.
 
-    def invert_masks(self, masks: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Masks on canonical images back to the inputs; see `targets.act_masks`."""
-        return targets.act_masks(masks, self.element, group=self.group, padding_mode=self.padding_mode)
+        Masks are (B, H, W), (B, N, H, W) or a list of (N_i, H, W). Beyond their edge lies ``fill``, whatever
+        ``padding_mode`` the images have: an object at the edge does not grow as the repeated edge of its image does.
+        """
+        options = {"padding_mode": padding_mode, "fill": fill}
+        return targets.act_masks(masks, self.element, group=self.group, inverse=True, **options)
+
+    def invert_masks(
+        self, masks: Tensor | Sequence[Tensor], *, padding_mode: str = "zeros", fill: float = 0
+    ) -> Tensor | list[Tensor]:
+        """Masks on canonical images back to the inputs, with ``fill`` beyond their edge; see `targets.act_masks`."""
+        options = {"padding_mode": padding_mode, "fill": fill}
+        return targets.act_masks(masks, self.element, group=self.group, **options)
 
     def prior_loss(self, target: Tensor | None = None, *, beta: float | None = None) -> Tensor:
         """`losses.prior_loss` of the activations."""

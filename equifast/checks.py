@@ -60,6 +60,16 @@ def padding_mode(value: object) -> None:
     one_of("padding_mode", value, ("border", "zeros"))
 
 
+def size(name: str, value: object) -> None:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name}: expected (H, W), got {value!r}")
+    for n in value:
+        if not isinstance(n, int):
+            raise TypeError(f"{name}: expected two ints (H, W), got {value!r}")
+        if n < 1:
+            raise ValueError(f"{name}: expected at least one row and column, got {value!r}")
+
+
 def orbit_rows(name: str, t: Tensor, order: int) -> None:
     if t.shape[0] % order:
         raise ValueError(f"{name}: expected E·B rows with E = {order}, got {shape(t)}")
