@@ -15,7 +15,7 @@ except Exception as error:  # so that equifast.info can still tell why
         raise ImportError(f"equifast.{name} needs torch, which can't be imported: {_torch_error}") from _torch_error
 
 else:
-    from . import backends, losses, nn, reference
+    from . import backends, losses, nn, reference, scores
     from .canonicalize import CanonicalForm, canonicalize
     from .groups import CyclicGroup, DihedralGroup, Group, as_group
     from .nn.fusion import fuse_first_layer
@@ -29,6 +29,7 @@ else:
         orbit_losses,
         orbit_scores,
     )
+    from .preprocess import check_preprocess
     from .reference import OrbitLosses, OrbitScores
 
     __all__ = [
@@ -42,6 +43,7 @@ else:
         "as_group",
         "backends",
         "canonicalize",
+        "check_preprocess",
         "fuse_first_layer",
         "losses",
         "nn",
@@ -53,4 +55,5 @@ else:
         "orbit_losses",
         "orbit_scores",
         "reference",
+        "scores",
     ]

@@ -175,10 +175,12 @@ def canonicalize(
         group: such as ``"C4"``.
         beta: inverse temperature of the softmax.
         similarity: "cosine" or "dot".
-        preprocess: (B, C, H, W) → (B, C', h, w), before the orbit (a crop and a resize).
+        preprocess: (B, C, H, W) → (B, C', h, w), before the orbit: a crop and a resize, such as `nn.CropResize`. It has
+            to commute with the group, which `check_preprocess` checks; "nearest" resizing doesn't.
         estimator: "straight_through", "angle", "soft", "gumbel" or "none"; see `estimators`.
         padding_mode: "border" or "zeros", beyond the edge of an image.
-        score: vectors (E·B, d) → activations (E·B,) in place of the reference, such as a classifier's confidence.
+        score: vectors (E·B, d) → activations (E·B,) in place of the reference, such as `scores.confidence` of a
+            classifier's logits.
         activations: (B, E) from elsewhere (the direct method, EquiAdapt); then network and reference are None.
 
     Raises:

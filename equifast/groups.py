@@ -70,9 +70,14 @@ class Group:
         j, r = self.split(g)
         return g if r else self.element(-j)
 
+    def is_exact(self, g: int, height: int, width: int) -> bool:
+        """Whether g maps a pixel grid of that size onto itself: multiples of 90° on squares, of 180° on any, flips."""
+        quarters, remainder = divmod(4 * self.split(g)[0], self.n)
+        return remainder == 0 and (height == width or quarters % 2 == 0)
+
     def permutes(self, height: int, width: int) -> bool:
         """Whether every element maps a grid of that size onto itself, so that nothing is ever interpolated."""
-        return self.n in (1, 2) or (self.n == 4 and height == width)
+        return all(self.is_exact(g, height, width) for g in range(self.order))
 
     def matrix(self, g: int) -> Matrix:
         """g as a row-major 2×2 matrix on image coordinates (x right, y down) about the centre."""

@@ -25,6 +25,7 @@ from table import LEGEND, Row, table
 from torch import Tensor
 
 import equifast
+from equifast import scores
 from equifast.nn import Canonicalizer
 
 GROUPS = ("C4", "D4")
@@ -61,7 +62,7 @@ def zero_shot() -> tuple[str, list[Row], figure.Part]:
     """The photographs: the frozen network alone, then scoring its own orbit."""
     print("20 photographs, turned four ways and mirrored, through EfficientNet-Lite0 …", flush=True)
     network, (images, labels) = data.efficientnet(), data.photographs()
-    modules = [Canonicalizer(network, group, score=confidence).eval() for group in GROUPS]
+    modules = [Canonicalizer(network, group, score=scores.confidence).eval() for group in GROUPS]
     rows = [measure("EfficientNet-Lite0 alone", network, images, labels)]
     for module in modules:
         times = timing.compare(module, images[:4])
@@ -105,11 +106,6 @@ def trained(steps: int) -> tuple[str, list[Row], figure.Part, figure.Part]:
     where = f"Accuracy on {len(images):,} digits"
     part = figure.Part(scored, where, real, rows[0].accuracy, rows[-1].accuracy)
     return title, rows, part, part._replace(examples=glyphs)
-
-
-def confidence(logits: Tensor) -> Tensor:
-    """How sure a classifier is: its largest probability."""
-    return logits.softmax(-1).amax(-1)
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from .canonicalizer import Canonicalizer
 from .conv_network import ConvNetwork
+from .crop_resize import CropResize
 from .fusion import FusedNetwork, fuse_first_layer
 from .orbit_conv2d import OrbitConv2d
 from .tiny_canonicalizer import PooledOrbitConv2d, TinyCanonicalizer
@@ -9,6 +10,7 @@ from .tiny_canonicalizer import PooledOrbitConv2d, TinyCanonicalizer
 __all__ = [
     "Canonicalizer",
     "ConvNetwork",
+    "CropResize",
     "FusedNetwork",
     "OrbitConv2d",
     "PooledOrbitConv2d",

@@ -13,6 +13,7 @@ from .. import checks
 from ..canonicalize import CanonicalForm, canonicalize
 from ..estimators import ESTIMATORS
 from ..groups import Group, as_group
+from .crop_resize import CropResize
 
 
 class Canonicalizer(nn.Module):
@@ -29,11 +30,13 @@ class Canonicalizer(nn.Module):
             vectors: until then the reference is uninitialized, as in torch's lazy modules.
         reference: (d,) to start from; by default drawn from a normal distribution.
         learn_reference: whether it is a parameter, or a buffer.
+        crop, resize: what the network sees of the images, as `CropResize` has it: a share of each side, and a size.
         beta, similarity, preprocess, estimator, padding_mode, score: as `canonicalize` has them. With ``score`` there
-            is no reference. In eval mode "gumbel" takes the arg max.
+            is no reference. In eval mode "gumbel" takes the arg max. ``preprocess`` stands in place of ``crop`` and
+            ``resize``, and has to commute with the group; `equifast.check_preprocess` tells whether it does.
 
     Raises:
-        ValueError: for an unknown option.
+        ValueError: for an option that is unknown or can't be.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class Canonicalizer(nn.Module):
         vector_size: int | None = None,
         reference: Tensor | None = None,
         learn_reference: bool = True,
+        crop: float | None = None,
+        resize: int | tuple[int, int] | None = None,
         beta: float = 1.0,
         similarity: str = "cosine",
         preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -54,6 +59,10 @@ class Canonicalizer(nn.Module):
         super().__init__()
         checks.one_of("estimator", estimator, ESTIMATORS)
         checks.padding_mode(padding_mode)
+        if crop is not None or resize is not None:
+            if preprocess is not None:
+                raise ValueError("preprocess: expected None with crop or resize, which stand in its place")
+            preprocess = CropResize(crop, resize)
         self.network = network
         self.group = as_group(group)
         self.beta = beta
