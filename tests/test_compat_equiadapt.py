@@ -1,4 +1,4 @@
-"""The stand-ins for equiadapt's classes: by themselves, and beside the originals where those can be imported."""
+"""The stand-ins for equiadapt's classes, by themselves. The tests beside the originals are in test_equiadapt_*.py."""
 
 from types import SimpleNamespace
 
@@ -7,12 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import equifast.compat.equiadapt as compat
 from equifast import reference
 from equifast.compat.equiadapt import (
     GroupEquivariantImageCanonicalization,
     OptimizedGroupEquivariantImageCanonicalization,
 )
 from equifast.nn import ConvNetwork
+
+from . import peers
 
 
 def options(group="C4", **changes):
@@ -116,27 +119,64 @@ def test_what_is_wrong_is_named(changes, shape, message):
         )
 
 
-@pytest.mark.parametrize(("group", "shape"), [("C4", (3, 48, 48)), ("C8", (3, 48, 48)), ("C4", (1, 28, 28))])
-def test_beside_the_original(group, shape):
-    try:
-        from equiadapt.images.canonicalization import discrete_group as published
-        from equiadapt.images.canonicalization_networks.custom_nonequivariant_networks import ConvNetwork as Network
-    except Exception as error:  # its torchvision may not fit this torch, which is no ImportError
-        pytest.skip(f"equiadapt can't be imported: {error}")
-    ours = make(group, shape, input_crop_ratio=0.75).eval()
-    size = 32 if shape[0] > 1 else shape[1]
-    settings = SimpleNamespace(**{**options(group, input_crop_ratio=0.75), "resize_shape": size})
-    network = Network((shape[0], size, size), 4, 5, 2, 16)
-    theirs = published.OptimizedGroupEquivariantImageCanonicalization(network, settings, shape).eval()
-    ours.load_state_dict(theirs.state_dict())
-    coarse = torch.rand(6, shape[0], 7, 7, generator=torch.Generator().manual_seed(1))
-    x = F.interpolate(coarse, shape[1:], mode="bicubic")
-    with torch.no_grad():
-        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-4)
-    torch.testing.assert_close(
-        ours.canonicalization_info_dict["group_element"], theirs.canonicalization_info_dict["group_element"]
+def test_state_before_and_after_a_call(x):
+    module = make("D4")
+    assert module.canonicalization_info_dict == {} and module.form is None
+    assert (module.group_type, module.num_rotations, module.num_group) == ("roto-reflection", 4, 8)
+    module(x)
+    assert set(module.canonicalization_info_dict) == {"vector_out", "group_element", "group_activations"}
+    assert torch.equal(
+        module.form.vectors.transpose(0, 1).flatten(0, 1), module.canonicalization_info_dict["vector_out"]
     )
-    a, b = ours.get_prior_regularization_loss(), theirs.get_prior_regularization_loss()
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    a, b = ours.get_optimization_specific_loss(), theirs.get_optimization_specific_loss()
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("group", ["C6", "D4", "D6"])
+def test_gradients_of_inverted_outputs(x, group):
+    """The angle and the flag of an inversion get the derivatives that differences give, in double precision."""
+    from equifast.compat.equiadapt.images._action import _inner, act_by_angle, element_of
+    from equifast.groups import as_group
+
+    group = as_group(group)
+    rows = torch.arange(48.0, dtype=torch.float64)
+    images = (x[:4].double() * 0 + rows[:, None] * 0.3 + rows * 0.2 + x[:4].double().mean((2, 3), keepdim=True)) / 9
+    window = ((rows[:, None] - 23.5) ** 2 + (rows - 23.5) ** 2 < 300).double()
+    grad = torch.rand(4, 3, 48, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * window
+    for ids in (torch.arange(4), torch.arange(4) + group.order - 4):
+        choice = {"rotation": ids % group.n * (360.0 / group.n), "reflection": (ids >= group.n).double()}
+        assert torch.equal(element_of(choice, group), ids)
+        image = act_by_angle(images, choice, group, padding_mode="zeros", inverse=False)
+        found = _inner(images, image, grad, ids, group, "zeros", False)
+
+        def turned(angles, flags):
+            cos, sin = angles.cos()[:, None, None], angles.sin()[:, None, None]
+            source = torch.where(flags[:, None, None, None] > 0, images.flip(-1), images)
+            dx, dy = rows - 23.5, (rows - 23.5)[:, None]
+            grid = torch.stack((cos * dx - sin * dy, sin * dx + cos * dy), -1) / 23.5
+            return F.grid_sample(source, grid, align_corners=True)
+
+        angles, step = (choice["rotation"] * torch.pi / 180).double(), 1e-5
+        flags = choice["reflection"]
+        by_angle = (turned(angles + step, flags) - turned(angles - step, flags)) / (2 * step)
+        torch.testing.assert_close(found[:, 0], (grad * by_angle).sum((1, 2, 3)), rtol=1e-4, atol=1e-4)
+        if group.reflections:
+            by_flag = turned(angles, flags * 0 + 1) - turned(angles, flags * 0)
+            torch.testing.assert_close(found[:, 1], (grad * by_flag).sum((1, 2, 3)), rtol=1e-4, atol=1e-4)
+
+
+def test_two_layers_unless_told_otherwise():
+    assert len(compat.ConvNetwork((3, 32, 32), 4, 5).enc_network) == 6
+
+
+def test_a_missing_peer_fails_where_it_is_required(monkeypatch):
+    monkeypatch.setattr(peers.published, "package", lambda: (None, "no such thing"))
+    monkeypatch.setenv("EQUIFAST_REQUIRE_PEERS", "1")
+    with pytest.raises(pytest.fail.Exception, match="can't be imported: no such thing"):
+        peers.equiadapt()
+    monkeypatch.delenv("EQUIFAST_REQUIRE_PEERS")
+    with pytest.raises(pytest.skip.Exception, match="can't be imported: no such thing"):
+        peers.equiadapt()
+
+
+def test_an_estimator_that_there_is_not():
+    with pytest.raises(ValueError, match="estimator: expected one of .*, got 'guess'"):
+        OptimizedGroupEquivariantImageCanonicalization(nn.Identity(), options(), (3, 48, 48), estimator="guess")

@@ -1,0 +1,117 @@
+"""Base classes: the interface, the one that changes nothing, and the choice among the elements of a discrete group."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ....losses import prior_loss
+from ....ops import select
+
+GRADIENT_TRICKS = ("straight_through", "gumbel_softmax")
+
+
+class BaseCanonicalization(nn.Module):
+    """The interface of every canonicalizer.
+
+    Attributes:
+        canonicalization_network: the submodule that is asked at each call; another may be put in its place.
+        canonicalization_info_dict: what the last call found out; empty before the first one.
+    """
+
+    def __init__(self, canonicalization_network: nn.Module) -> None:
+        super().__init__()
+        self.canonicalization_network = canonicalization_network
+        self.canonicalization_info_dict: dict[str, object] = {}
+
+    def forward(self, x: Tensor, targets: list | None = None, **kwargs: object):
+        """`canonicalize`."""
+        return self.canonicalize(x, targets, **kwargs)
+
+    def canonicalize(self, x: Tensor, targets: list | None = None, **kwargs: object):
+        """The canonical images of x; with ``targets``, the pair of those and the targets that fit them."""
+        raise NotImplementedError
+
+    def invert_canonicalization(self, x_canonicalized_out: Tensor, **kwargs: object) -> Tensor:
+        """Outputs on the canonical images of the last call, in the frame of its inputs."""
+        raise NotImplementedError
+
+
+class IdentityCanonicalization(BaseCanonicalization):
+    """Changes nothing, so that a model without canonicalization runs through the same code."""
+
+    def __init__(self, canonicalization_network: nn.Module | None = None) -> None:
+        super().__init__(nn.Identity() if canonicalization_network is None else canonicalization_network)
+
+    def canonicalize(self, x: Tensor, targets: list | None = None, **kwargs: object):
+        """x itself; with ``targets``, the pair of both as they are."""
+        return x if targets is None else (x, targets)
+
+    def invert_canonicalization(self, x_canonicalized_out: Tensor, **kwargs: object) -> Tensor:
+        """The argument itself."""
+        return x_canonicalized_out
+
+    def get_prior_regularization_loss(self) -> Tensor:
+        """0."""
+        return torch.tensor(0.0)
+
+    def get_identity_metric(self) -> Tensor:
+        """1."""
+        return torch.tensor(1.0)
+
+
+class DiscreteGroupCanonicalization(BaseCanonicalization):
+    """The choice of one element of a finite group by its activation.
+
+    Args:
+        canonicalization_network: a module.
+        beta: factor on the activations, inside the softmax through which gradients pass.
+        gradient_trick: "straight_through" passes gradients through the softmax in training, and none in evaluation.
+            "gumbel_softmax" draws a sample instead, in training and in evaluation, and leaves out beta. Both are
+            equiadapt's.
+    """
+
+    def __init__(
+        self, canonicalization_network: nn.Module, beta: float = 1.0, gradient_trick: str = "straight_through"
+    ) -> None:
+        super().__init__(canonicalization_network)
+        self.beta = beta
+        self.gradient_trick = gradient_trick
+
+    def groupactivations_to_groupelementonehot(self, group_activations: Tensor) -> Tensor:
+        """Activations (B, E) to the one-hot choice (B, E), through which gradients pass as ``gradient_trick`` says."""
+        if self.gradient_trick not in GRADIENT_TRICKS:
+            expected = ", ".join(GRADIENT_TRICKS)
+            raise ValueError(f"gradient_trick: expected one of {expected}, got {self.gradient_trick!r}")
+        if self.gradient_trick == "gumbel_softmax":
+            return F.gumbel_softmax(group_activations, tau=1, hard=True)
+        scores = select(group_activations, self.beta)
+        hard = F.one_hot(scores.element, group_activations.shape[-1]).float()
+        if not self.training:
+            return hard
+        # The bracket is exactly 0, so that the choice stays exactly 0 or 1.
+        return hard + (scores.probabilities - scores.probabilities.detach())
+
+    def get_prior_regularization_loss(self) -> Tensor:
+        """Cross-entropy of the last activations, without beta, with the identity."""
+        return prior_loss(self._found("group_activations"))
+
+    def get_identity_metric(self) -> Tensor:
+        """Share of the last batch whose largest activation was that of the identity."""
+        return (self._found("group_activations").argmax(-1) == 0).float().mean()
+
+    def _found(self, name: str):
+        """An entry of ``canonicalization_info_dict``, or an error that says what to call first."""
+        if name not in self.canonicalization_info_dict:
+            raise RuntimeError(f"nothing canonicalized yet, so no {name}: call canonicalize first")
+        return self.canonicalization_info_dict[name]
+
+
+class ContinuousGroupCanonicalization(BaseCanonicalization):
+    """Not provided. The name is here so that import lines which list it work."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise NotImplementedError(
+            f"{type(self).__name__}: canonicalization over continuous groups isn't provided; see docs/equiadapt.md"
+        )

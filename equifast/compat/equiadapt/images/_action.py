@@ -1,0 +1,80 @@
+"""Images moved by an angle and a reflection flag, to both of which gradients pass.
+
+equiadapt describes an element of the group by floating-point numbers: degrees, and 0.0 or 1.0 for a reflection. Here
+they are rounded to the integer id that they stand for, so that the image is moved exactly, and are kept for gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ....groups import Group
+from ....ops.angle_inner import angle_inner
+
+
+def element_of(choice: Mapping[str, Tensor], group: Group) -> Tensor:
+    """Ids (B,) for "rotation" in degrees and "reflection", rounded; the identity where a number isn't finite."""
+    turns = (choice["rotation"].detach() * (group.n / 360)).nan_to_num(0, 0, 0).round().long() % group.n
+    if not group.reflections:
+        return turns
+    return turns + group.n * (choice["reflection"].detach() > 0.5).long()
+
+
+def act_by_angle(x: Tensor, choice: Mapping[str, Tensor], group: Group, *, padding_mode: str, inverse: bool) -> Tensor:
+    """``g·x``, or ``g⁻¹·x`` if ``inverse``, for x (B, C, H, W) and the element of each sample."""
+    element = element_of(choice, group)
+    return _ActByAngle.apply(x, choice["rotation"], choice.get("reflection"), element, group, padding_mode, inverse)
+
+
+class _ActByAngle(torch.autograd.Function):
+    """Forward `equifast.act`. Backward its adjoint to x, and the derivatives by the angle and by the flag.
+
+    With r the flag and θ the angle, the image is read as ``(1 − r)·R(−θ)x + r·F R(−θ)x`` if ``inverse``, and as
+    ``(1 − r)·R(θ)x + r·R(θ)F x`` otherwise.
+    """
+
+    @staticmethod
+    def forward(ctx, x, rotation, reflection, element, group, padding_mode, inverse):
+        table = group.action_table(inverse=inverse)
+        image = torch.ops.equifast.act(x, element, table, [], [], padding_mode, False)
+        ctx.save_for_backward(x, element, image)
+        ctx.group, ctx.padding_mode, ctx.inverse = group, padding_mode, inverse
+        ctx.dtypes = rotation.dtype, None if reflection is None else reflection.dtype
+        return image
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, element, image = ctx.saved_tensors
+        group, padding_mode = ctx.group, ctx.padding_mode
+        dx = by_angle = by_flag = None
+        if ctx.needs_input_grad[0]:
+            table = group.action_table(inverse=ctx.inverse)
+            dx = torch.ops.equifast.act(grad, element, table, [], [], padding_mode, True)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            sums = _inner(x, image, grad, element, group, padding_mode, ctx.inverse)
+            # The sums are by radians.
+            by_angle = (sums[:, 0] * (math.pi / 180)).to(ctx.dtypes[0])
+            if ctx.needs_input_grad[2]:
+                by_flag = sums[:, 1].to(ctx.dtypes[1])
+        return dx, by_angle, by_flag, None, None, None, None
+
+
+def _inner(x, image, grad, element, group, padding_mode, inverse):
+    """``⟨grad, ∂image/∂θ⟩`` and ``⟨grad, ∂image/∂r⟩`` of each sample, (B, 2)."""
+    table, n = group.action_table(inverse=True), group.n
+    if inverse:
+        return angle_inner(x, image, grad, element, table, n, padding_mode)
+    # g·x is h⁻¹·x with h = g⁻¹: a rotation by −θ, or the same reflection.
+    reflected = element >= n
+    sums = angle_inner(x, image, grad, torch.where(reflected, element, -element % n), table, n, padding_mode)
+    by_angle = torch.where(reflected, sums[:, 0], -sums[:, 0])
+    if not group.reflections:
+        return torch.stack((by_angle, torch.zeros_like(by_angle)), 1)
+    forward = group.action_table(inverse=False)
+    other = torch.ops.equifast.act(x, (element + n) % group.order, forward, [], [], padding_mode, False)
+    by_flag = (grad * (image - other)).sum((1, 2, 3)).to(sums.dtype)
+    return torch.stack((by_angle, torch.where(reflected, by_flag, -by_flag)), 1)

@@ -1,0 +1,41 @@
+"""Hyperparameters, and the sizes that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+
+def has(options: object, name: str) -> bool:
+    """Whether there is a hyperparameter of that name, by key or by attribute."""
+    return name in options if isinstance(options, Mapping) else hasattr(options, name)
+
+
+def option(options: object, name: str):
+    """A hyperparameter, by key or by attribute."""
+    if not has(options, name):
+        raise ValueError(f"canonicalization_hyperparams: {name} is missing")
+    return options[name] if isinstance(options, Mapping) else getattr(options, name)
+
+
+def centre_crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The rows and columns of x (B, C, H, W) in the middle."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    (height, width), (top, left) = size, ((n - m) // 2 for n, m in zip(x.shape[2:], size, strict=True))
+    return x[:, :, top : top + height, left : left + width]
+
+
+def centred(size: int, other: int) -> int:
+    """The least length, from ``size`` on, such that something ``other`` long has the same centre on the pixel grid."""
+    return size + (size - other) % 2
+
+
+def resized(size: tuple[int, int], shape: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) after a resize to a pair, or to one length of the shorter side with the proportions kept."""
+    if not isinstance(shape, int):
+        return shape
+    height, width = size
+    long = shape * max(size) // min(size)
+    return (long, shape) if width <= height else (shape, long)

@@ -1,0 +1,55 @@
+"""A network of the direct method in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .custom_group_equivariant_layers import (
+    RotationEquivariantConv,
+    RotationEquivariantConvLift,
+    RotoReflectionEquivariantConv,
+    RotoReflectionEquivariantConvLift,
+)
+
+LAYERS = {
+    "rotation": (RotationEquivariantConvLift, RotationEquivariantConv),
+    "roto-reflection": (RotoReflectionEquivariantConvLift, RotoReflectionEquivariantConv),
+}
+
+
+class CustomEquivariantNetwork(nn.Module):
+    """One lifting convolution and 1×1 group convolutions: (B, C, h, w) → one activation an element, (B, E).
+
+    Attributes:
+        group_type, num_rotations: of the group, as `GroupEquivariantImageCanonicalization` asks for them.
+        reflections_first: the canonical image undoes "turn, then reflect", that is it reflects first. See
+            `GroupEquivariantImageCanonicalization`.
+    """
+
+    reflections_first = True
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        out_channels: int,
+        kernel_size: int,
+        group_type: str = "rotation",
+        num_rotations: int = 4,
+        num_layers: int = 1,
+        device: str | torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        if group_type not in LAYERS:
+            raise ValueError(f"group_type: expected one of {', '.join(LAYERS)}, got {group_type!r}")
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        lift, conv = LAYERS[group_type]
+        layers: list[nn.Module] = [lift(in_shape[0], out_channels, kernel_size, num_rotations, device=device)]
+        for _ in range(num_layers - 1):
+            layers += (nn.ReLU(), conv(out_channels, out_channels, 1, num_rotations, device=device))
+        self.eqv_network = nn.Sequential(*layers)
+        self.group_type, self.num_rotations = group_type, num_rotations
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.eqv_network(x).mean((1, 3, 4))
