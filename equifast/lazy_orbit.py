@@ -171,6 +171,8 @@ class _Substitution(TorchFunctionMode):
         for rows, orbit in self.known:
             if any(arg is rows for arg in (*args, *kwargs.values())):
                 result = redirected(orbit, rows, func, args, kwargs)
+                if result is orbit:
+                    return rows
         if isinstance(result, Tensor):
             return result
         output = func(*args, **kwargs)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -38,14 +39,16 @@ def _methods(*names: str) -> list[Function]:
 
 
 #: Functions that can spare the orbit, by kind.
-#: creation: of a tensor of the same type on the same device, which reads no more. copy: values stay, but for their type
-#: and place. product, quotient, sum: with a constant, perhaps in place.
+#: creation: of a tensor of the same type on the same device, which reads no more. dropout, pad: where they do nothing.
+#: copy: values stay, but for their type and place. product, quotient, sum: with a constant, perhaps in place.
 KINDS: dict[Function, str] = {
     function: kind
     for kind, functions in {
         "conv2d": [torch.conv2d, torch.ops.aten.conv2d.default],
         "convolution": [torch.ops.aten.convolution.default],  # what exported networks call
         "creation": _methods("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor"),
+        "dropout": [F.dropout],
+        "pad": [F.pad],
         "copy": _methods("to", "float", "double", "half", "bfloat16", "contiguous", "clone", "cpu", "cuda"),
         "product": _methods("mul", "mul_", "neg", "neg_"),
         "quotient": _methods("div", "div_", "true_divide", "true_divide_"),
@@ -85,29 +88,34 @@ def redirected(orbit: Orbit, rows: Tensor, func: Function, args: tuple, kwargs: 
     kind = _kind(func)
     if kind is None:
         return None
+    if "input" in kwargs:
+        args, kwargs = (kwargs["input"], *args), {name: arg for name, arg in kwargs.items() if name != "input"}
+    if kind in ("product", "quotient", "sum"):
+        return _combined(orbit, rows, kind, func, args, kwargs)
+    if args[0] is not rows:
+        return None
     if kind == "creation":
-        return func(orbit.images, *args[1:], **kwargs) if args[0] is rows else None
-    if kind in ("conv2d", "convolution"):
-        convolve = _conv2d if kind == "conv2d" else _convolution
-        if "input" in kwargs:
-            args, kwargs = (kwargs["input"], *args), {name: arg for name, arg in kwargs.items() if name != "input"}
-        return convolve(orbit, *args[1:], **kwargs) if args[0] is rows else None
-    constants = [arg for arg in args if arg is not rows]
+        return func(orbit.images, *args[1:], **kwargs)
     if kind == "copy":
-        commutes = args[0] is rows
-    else:
-        commutes = (
-            (kind != "quotient" or args[0] is rows)
-            and (kind != "sum" or _commutes_with_sums(orbit))
-            and len(constants) == len(args) - 1
-            and all(_is_constant(value, orbit.images) for value in constants)
-            and not [name for name in kwargs if name != "alpha"]
-        )
+        images = func(orbit.images, *args[1:], **kwargs)
+        return orbit.with_images(images) if images.is_floating_point() else None
+    return SPARING[kind](orbit, *args[1:], **kwargs)
+
+
+def _combined(orbit: Orbit, rows: Tensor, kind: str, func: Function, args: tuple, kwargs: dict) -> Orbit | None:
+    """The orbit times, over, plus or minus a constant; None if the other argument is no constant."""
+    constants = [arg for arg in args if arg is not rows]
+    commutes = (
+        len(constants) == len(args) - 1
+        and all(_is_constant(value, orbit.images) for value in constants)
+        and (kind != "quotient" or args[0] is rows)
+        and (kind != "sum" or _commutes_with_sums(orbit))
+        and not [name for name in kwargs if name != "alpha"]
+    )
     if not commutes:
         return None
     images = orbit.images.clone() if _changes(func) else orbit.images
-    images = func(*[images if arg is rows else arg for arg in args], **kwargs)
-    return orbit.with_images(images) if images.is_floating_point() else None
+    return orbit.with_images(func(*[images if arg is rows else arg for arg in args], **kwargs))
 
 
 def _conv2d(orbit: Orbit, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor | None:
@@ -132,6 +140,18 @@ def _conv2d(orbit: Orbit, weight, bias=None, stride=1, padding=0, dilation=1, gr
 def _convolution(orbit: Orbit, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
     """``aten.convolution`` of the orbit, likewise."""
     return None if transposed else _conv2d(orbit, weight, bias, stride, padding, dilation, groups)
+
+
+def _dropout(orbit: Orbit, p=0.5, training=True, inplace=False) -> Orbit | None:
+    return None if training and p > 0 else orbit
+
+
+def _pad(orbit: Orbit, pad, mode="constant", value=None) -> Orbit | None:
+    return None if any(pad) else orbit
+
+
+#: What spares the orbit by kind, with the arguments that follow the input.
+SPARING: dict[str, Function] = {"conv2d": _conv2d, "convolution": _convolution, "dropout": _dropout, "pad": _pad}
 
 
 def _is_plain(t: object) -> bool:

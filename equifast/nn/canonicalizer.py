@@ -47,7 +47,7 @@ class Canonicalizer(nn.Module):
         vector_size: int | None = None,
         reference: Tensor | None = None,
         learn_reference: bool = True,
-        crop: float | None = None,
+        crop: float | str | None = None,
         resize: int | tuple[int, int] | None = None,
         beta: float = 1.0,
         similarity: str = "cosine",

@@ -14,24 +14,24 @@ from .. import checks
 class CropResize(nn.Module):
     """A centre crop, then an antialiased bilinear resize: (B, C, H, W) → (B, C, h, w).
 
-    Both commute with every turn and flip that maps the pixel grid onto itself, up to rounding, as a `preprocess` has
-    to. The crop shares the centre of the image exactly: it is one pixel larger where its size would be odd and that of
-    the image even, or the other way round.
+    The crop commutes exactly with every turn and flip of the image, the resize up to rounding, as a `preprocess` has
+    to. The crop shares the centre of the image: a side of it is one pixel longer where its length would be odd and that
+    of the image even, or the other way round.
 
     Equivalent to: ``F.interpolate(x[:, :, top:-top, left:-left], resize, mode="bilinear", antialias=True)``.
 
     Args:
-        crop: share of each side to keep, 0 < crop ≤ 1; None keeps all.
+        crop: share of each side to keep, 0 < crop ≤ 1; or "square" for the largest square; None keeps all.
         resize: h = w, or (h, w); None keeps the size.
 
     Raises:
         ValueError: for a share or a size that can't be.
     """
 
-    def __init__(self, crop: float | None = None, resize: int | tuple[int, int] | None = None) -> None:
+    def __init__(self, crop: float | str | None = None, resize: int | tuple[int, int] | None = None) -> None:
         super().__init__()
-        if crop is not None and not 0 < crop <= 1:
-            raise ValueError(f"crop: expected a share of each side, 0 < crop ≤ 1, got {crop}")
+        if crop not in (None, "square") and (isinstance(crop, str) or not 0 < crop <= 1):
+            raise ValueError(f"crop: expected 'square' or a share of each side, 0 < crop ≤ 1, got {crop!r}")
         size = (resize, resize) if isinstance(resize, int) else resize
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise ValueError(f"resize: expected a size of at least 1, or (h, w), got {resize}")
@@ -41,7 +41,9 @@ class CropResize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         checks.images("x", x)
         if self.crop is not None:
-            top, left = (_margin(n, self.crop) for n in x.shape[2:])
+            height, width = x.shape[2:]
+            shares = (min(height, width),) * 2 if self.crop == "square" else (height * self.crop, width * self.crop)
+            top, left = _margin(height, shares[0]), _margin(width, shares[1])
             x = x[:, :, top : x.shape[2] - top, left : x.shape[3] - left]
         if self.resize is None or tuple(x.shape[2:]) == self.resize:
             return x
@@ -53,6 +55,6 @@ class CropResize(nn.Module):
         return f"crop={self.crop}, resize={self.resize}"
 
 
-def _margin(size: int, share: float) -> int:
-    """Pixels to cut off at either end of a side, so that at least ``share`` of it stays."""
-    return (size - math.ceil(size * share - 1e-9)) // 2
+def _margin(size: int, kept: float) -> int:
+    """Pixels to cut off at either end of a side, so that at least ``kept`` of them stay."""
+    return (size - math.ceil(kept - 1e-6)) // 2

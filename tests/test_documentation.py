@@ -1,0 +1,98 @@
+"""Every block of code in README.md and docs/ runs, in wide and narrow types, and keeps the law of canonical images."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import equifast
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def blocks():
+    """(page, number, code) of every block in Python; of a diff, what is there after it."""
+    for page in PAGES:
+        found = re.findall(r"```(python|diff)\n(.*?)```", page.read_text(), re.DOTALL)
+        for number, (language, code) in enumerate(found):
+            if language == "diff":
+                lines = [line[1:] for line in code.splitlines() if not line.startswith("-")]
+                code = "\n".join(lines)
+            yield pytest.param(code, id=f"{page.name}-{number}")
+
+
+BLOCKS = list(blocks())
+
+
+def test_other_languages_are_known():
+    """A block in a language that is not looked for would never run."""
+    languages = {name for page in PAGES for name in re.findall(r"^```(\w+)", page.read_text(), re.MULTILINE)}
+    assert languages <= {"python", "diff", "console"} and len(BLOCKS) > 4
+
+
+def given(x, dtype):
+    """What the pages speak of: images, a classifier, a scorer, labels and targets."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(144, 10))
+    names = {
+        "equifast": equifast,
+        "torch": torch,
+        "F": F,
+        "x": x,
+        "model": model.eval(),
+        "scorer": nn.Sequential(nn.Conv2d(3, 16, 5, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(),
+        "reference": torch.randn(10),
+        "loader": [(x, torch.arange(len(x)) % 10)],
+        "masks": torch.arange(len(x) * x.shape[2] * x.shape[3]).reshape(len(x), *x.shape[2:]) % 7,
+        "boxes": torch.rand(len(x), 3, 4),
+    }
+    names["canonicalizer"] = equifast.nn.Canonicalizer(names["scorer"], "C4").eval()
+    return names
+
+
+def images(dtype):
+    coarse = torch.rand(12, 3, 14, 14, generator=torch.Generator().manual_seed(3), dtype=torch.float32)
+    return F.interpolate(coarse, (128, 128), mode="bicubic").to(dtype)
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request):
+    """Modules made in the test have this type."""
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(torch.float32)
+
+
+def run(code, x, dtype):
+    """What the code leaves behind; its canonicalizer, if it makes one, called on the images in eval mode."""
+    names = given(x, dtype)
+    torch.manual_seed(1)
+    exec(compile(code, "<documentation>", "exec"), names)
+    if "Canonicalizer(" in code:
+        with torch.no_grad():
+            names["form"] = names["canonicalizer"].eval()(x)
+    return names
+
+
+@pytest.mark.parametrize("code", BLOCKS)
+def test_runs_and_gives_one_canonical_image_for_every_quarter_turn(code, dtype):
+    x = images(dtype)
+    form = run(code, x, dtype).get("form")
+    assert form is not None, "a block of code that canonicalizes nothing"
+    assert form.image.dtype == dtype and form.element.unique().numel() > 1
+    for quarters in range(1, 4):
+        turned = run(code, x.rot90(quarters, (2, 3)), dtype)["form"]
+        alike = (turned.image == form.image).flatten(1).all(1) | form.tied | _nearly_tied(form)
+        assert alike.all()
+    assert (form.tied | _nearly_tied(form)).float().mean() < 0.2
+
+
+def _nearly_tied(form):
+    """Where the two best scores differ by no more than the rounding of a resize, which depends on the orientation."""
+    best = form.activations.double().topk(2, dim=1).values
+    return (best[:, 0] - best[:, 1]) < 4 * torch.finfo(form.image.dtype).eps * best[:, 0].abs().clamp(min=1)
