@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from .groups import Group
 from .ops import _warp
-from .orbit_functions import Function, Orbit, changes_in_place, redirected
+from .orbit_functions import Function, Orbit, changes_in_place, conv2d, redirected
 
 _ATTRIBUTES = ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "itemsize", "nbytes") + tuple(
     f"is_{kind}" for kind in ("cuda", "cpu", "meta", "sparse", "quantized", "nested", "mkldnn", "mps", "xpu")
@@ -103,6 +103,10 @@ class LazyOrbit(Tensor):
             with torch.set_grad_enabled(images.requires_grad):
                 self._rows = self._orbit.make()
         return self._rows
+
+    def convolved(self, *args) -> Tensor | None:
+        """`orbit_functions.conv2d` of these arguments, or None once the orbit has been made."""
+        return conv2d(self._orbit, *args) if self._rows is None else None
 
     @classmethod
     def __torch_function__(cls, func: Function, types, args: tuple = (), kwargs: dict | None = None):

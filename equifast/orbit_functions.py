@@ -118,8 +118,10 @@ def _combined(orbit: Orbit, rows: Tensor, kind: str, func: Function, args: tuple
     return orbit.with_images(func(*[images if arg is rows else arg for arg in args], **kwargs))
 
 
-def _conv2d(orbit: Orbit, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor | None:
-    """``F.conv2d`` of the orbit, or None where `ops.orbit_conv2d` can't do it."""
+def conv2d(
+    orbit: Orbit, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, activation="none"
+) -> Tensor | None:
+    """``F.conv2d`` of the orbit, then an activation; None where `ops.orbit_conv2d` can't do it."""
     if groups != 1 or not all(t is None or _is_plain(t) for t in (weight, bias)):
         return None
     try:
@@ -132,6 +134,7 @@ def _conv2d(orbit: Orbit, weight, bias=None, stride=1, padding=0, dilation=1, gr
             padding=padding if isinstance(padding, str) else _pair(padding),
             dilation=_pair(dilation),
             padding_mode=orbit.padding_mode,
+            activation=activation,
         )
     except (TypeError, ValueError):  # F.conv2d refuses the same arguments, or "same" pads two sides differently
         return None
@@ -139,7 +142,7 @@ def _conv2d(orbit: Orbit, weight, bias=None, stride=1, padding=0, dilation=1, gr
 
 def _convolution(orbit: Orbit, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
     """``aten.convolution`` of the orbit, likewise."""
-    return None if transposed else _conv2d(orbit, weight, bias, stride, padding, dilation, groups)
+    return None if transposed else conv2d(orbit, weight, bias, stride, padding, dilation, groups)
 
 
 def _dropout(orbit: Orbit, p=0.5, training=True, inplace=False) -> Orbit | None:
@@ -151,7 +154,7 @@ def _pad(orbit: Orbit, pad, mode="constant", value=None) -> Orbit | None:
 
 
 #: What spares the orbit by kind, with the arguments that follow the input.
-SPARING: dict[str, Function] = {"conv2d": _conv2d, "convolution": _convolution, "dropout": _dropout, "pad": _pad}
+SPARING: dict[str, Function] = {"conv2d": conv2d, "convolution": _convolution, "dropout": _dropout, "pad": _pad}
 
 
 def _is_plain(t: object) -> bool:

@@ -150,9 +150,9 @@ FUSED = {
     "subclass": (lambda: Net(conv=type("Mine", (nn.Conv2d,), {})(3, 8, 4, 4)), 1),
 }
 
-#: Those for which a compiled graph makes the orbit, and the modes (training or not) in which it does. A dropout reads the
-#: orbit in training. A spectral norm then changes its vectors in place before the convolution, and a compiler can't be
-#: asked whether those share the memory of the orbit. The compiler doesn't show ``F.pad`` to function modes.
+#: Those for which a compiled graph makes the orbit, and the modes (training or not) in which it does. A dropout reads
+#: the orbit in training. A spectral norm then changes its vectors in place before the convolution, and a compiler can't
+#: be asked whether those share the memory of the orbit. The compiler doesn't show ``F.pad`` to function modes.
 READING_COMPILED = {"dropout": {True}, "spectral norm": {True}, "padding of nothing": {True, False}}
 
 #: Networks that have to have the orbit.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .. import checks, ops
 from ..groups import Group, as_group
-from .folding import activation_name, folded, has_hooks, needs_grad, split_norm
+from .folding import activation_name, folded, has_hooks, is_foldable, needs_grad
 
 Size = int | tuple[int, int]
 
@@ -92,12 +92,10 @@ class OrbitConv2d(nn.Module):
         self.padding_mode = padding_mode
 
     def forward(self, x: Tensor) -> Tensor:
-        foldable, inner = split_norm(self.norm)
-        name = activation_name(self.activation if inner is None else inner)
+        name = activation_name(self.activation)
         observed = self.activation is not None and has_hooks(self.activation)
-        if name is not None and foldable and not observed and not needs_grad(self, x):
-            y = self._convolve(x, *folded(self, self.norm), name)
-            return y if inner is None or self.activation is None else self.activation(y)
+        if name is not None and is_foldable(self.norm) and not observed and not needs_grad(self, x):
+            return self._convolve(x, *folded(self, self.norm), name)
         y = self._convolve(x, self.weight, self.bias, "none")
         for layer in (self.norm, self.activation):
             y = y if layer is None else layer(y)
