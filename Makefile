@@ -1,9 +1,10 @@
 # make test | demo | bench | gpu | lint | clean. The first run makes .venv; later ones redo only what changed.
 # make test-kernels: Triton kernels in the interpreter, which has to be chosen before anything is imported.
-# make gpu: all that needs a GPU, with the torch that python3 has, else with that of .venv; GPU='--dry-run' needs none.
+# make gpu: all that needs a GPU, with the torch that $(PYTHON) has, else with that of .venv; GPU='--dry-run' needs none.
 
 TORCH := torch==2.13.0
 TRITON := triton==3.6.0
+PYTHON := python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
@@ -27,7 +28,7 @@ bench: .venv/peers
 	$(PY) -m benchmarks
 
 gpu:
-	@if python3 -c 'import torch' 2>/dev/null; then python=python3; \
+	@if $(PYTHON) -c 'import torch' 2>/dev/null; then python=$(PYTHON); \
 	else $(MAKE) --no-print-directory .venv/native && python=$(PY) || exit 1; fi; \
 	$$python -m benchmarks.gpu $(GPU)
 
@@ -38,11 +39,15 @@ lint: .venv/tools
 # torch comes first and pinned: as a dependency it would be the newest, with several GB of CUDA packages. Triton is the
 # oldest that is supported; its kernels are interpreted and compiled here, and run on GPUs only.
 # The build tools come next, because the package is built without isolation, against this torch.
+# An interrupted set-up, or one by another Python, starts again from an empty folder.
 .venv/tools:
-	python3 -m venv .venv
+	@test -w . || { echo "equifast: $(CURDIR) is read-only, and make writes .venv to it: copy it to a folder of yours" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo \
+	  "equifast: $(PYTHON) isn't Python 3.10 or newer: name one, as in make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
 	$(PIP) $(TORCH)
 	$(PIP) $(TRITON)
-	$(PIP) --upgrade 'setuptools>=77' wheel cmake ninja 'pybind11>=2.13' ruff
+	$(PIP) --upgrade 'setuptools>=77' cmake ninja 'pybind11>=2.13' ruff
 	touch $@
 
 .venv/native: .venv/tools $(SOURCES)

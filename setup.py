@@ -1,7 +1,7 @@
 """Builds the native libraries with CMake and ninja; all other metadata is in pyproject.toml.
 
-Environment: EQUIFAST_NATIVE=0 leaves the native libraries out, EQUIFAST_REQUIRE_NATIVE=1 makes their absence
-an error, CXX and CXXFLAGS choose the compiler and its flags, MAX_JOBS bounds the parallel compile jobs.
+A build makes the libraries, or it fails and names everything that is missing. It leaves them out in two cases: where
+EQUIFAST_NATIVE=0 asks for that, and where there is no C++ compiler at all. docs/install.md lists all variables.
 
 `_cuda` is built where there are nvcc (CUDA_HOME, PATH) and a torch of the same CUDA. EQUIFAST_CUDA=0 leaves it out;
 EQUIFAST_CUDA=1 makes its absence an error, and builds it for a torch without CUDA too. TORCH_CUDA_ARCH_LIST chooses
@@ -11,6 +11,7 @@ The wheel carries an ordinary cpXY tag. `_cpu.so` alone would serve every Python
 and every torch >= 2.10 (LibTorch stable ABI), but the pybind11 module `_helper` belongs to one Python.
 """
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -25,6 +26,7 @@ import sysconfig
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -33,14 +35,50 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 HELPER = "_helper" + sysconfig.get_config_var("EXT_SUFFIX")
 
+#: Oldest versions that a build takes; pyproject.toml asks for the same ones.
+OLDEST = {"torch": (2, 10), "setuptools": (77,), "cmake": (3, 20), "ninja": (), "pybind11": (2, 13)}
+
+#: Commands that build, or that describe what a build will be. Any other command, such as sdist, works without tools.
+BUILDS = {"bdist_wheel", "build", "build_ext", "build_py", "dist_info", "editable_wheel", "install"}
+
 #: GPUs that `_cuda` has machine code for, if nvcc knows them: that of the first GPU of a generation runs on all of it.
 #: PTX of the first serves whatever lies between, that of the last what is yet to come.
 GPUS = ((8, 0), (9, 0), (10, 0), (12, 0))
 
 
-def tool(name):
-    """Path of a build tool: PATH first (build isolation prepends its own), then beside this interpreter."""
-    return shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
+def version(text):
+    """The leading numbers of a version: (2, 13, 0) of '2.13.0+cpu'."""
+    return tuple(map(int, re.match(r"[\d.]*\d|", text)[0].split("."))) if text[:1].isdigit() else ()
+
+
+def requirement(name):
+    """As pip spells it: 'cmake>=3.20'."""
+    return name + (">=" + ".".join(map(str, OLDEST[name])) if OLDEST[name] else "")
+
+
+def tools(name):
+    """Paths of a build tool: on PATH (build isolation prepends its own), then beside this interpreter."""
+    found = shutil.which(name), shutil.which(name, path=sysconfig.get_path("scripts"))
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def printed(*command):
+    """What a command prints, or nothing where it can't be run."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout
+    except OSError:
+        return ""
+
+
+@functools.cache
+def cmakes():
+    """Version of each CMake, by path. An old one on PATH must not hide a newer one beside this interpreter."""
+    return {path: printed(path, "--version").partition("cmake version ")[2].split("\n")[0] for path in tools("cmake")}
+
+
+def cmake():
+    """Path of the first CMake that is new enough, or None."""
+    return next((path for path, found in cmakes().items() if version(found) >= OLDEST["cmake"]), None)
 
 
 def compiler():
@@ -51,7 +89,9 @@ def compiler():
     return next(([path] for path in map(shutil.which, ("c++", "g++", "clang++")) if path), None)
 
 
-def compiles(command, suffix=".cpp"):
+@functools.cache
+def compiles(*command, suffix=".cpp"):
+    """Whether a compiler can build a C++20 program."""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "probe" + suffix)
         source.write_text("#include <vector>\nint main() { return std::vector<int>().size(); }\n")
@@ -62,41 +102,74 @@ def compiles(command, suffix=".cpp"):
             return False
 
 
-def torch_dir():
-    """Where torch lives, without importing it: a build needs its headers and libtorch_cpu, not its Python."""
+class Torch(NamedTuple):
+    folder: Path
+    version: str  # with its suffix, which the metadata of the package lacks: 2.13.0+cu130
+    cuda: str | None
+
+
+@functools.cache
+def torch():
+    """The installed torch, or None. It isn't imported: a build needs its headers and libtorch_cpu, not its Python."""
     spec = importlib.util.find_spec("torch")
-    return Path(spec.origin).parent if spec and spec.origin else None
+    place = spec.origin if spec and spec.origin else printed(sys.executable, "-E", "-c", FIND_TORCH).strip()
+    if not place or not Path(place).with_name("version.py").exists():
+        return None
+    folder = Path(place).parent
+    names = dict(re.findall(r"^(\w+)[^=\n]*= *['\"](.+)['\"]", (folder / "version.py").read_text(), re.MULTILINE))
+    return Torch(folder, names["__version__"], names.get("cuda"))
 
 
-def blocker():
-    """Why this machine can't build the libraries, or None; an error in our sources is no such reason."""
+#: pip's build isolation hides the installed torch by PYTHONPATH and PYTHONNOUSERSITE, which -E ignores.
+FIND_TORCH = "from importlib.util import find_spec; print(getattr(find_spec('torch'), 'origin', ''))"
+
+
+def pure_reason():
+    """Why the native libraries are left out though nothing is wrong, or None."""
     if os.environ.get("EQUIFAST_NATIVE") == "0":
         return "EQUIFAST_NATIVE=0"
     if sys.platform == "win32":
         return "no native build for Windows yet"
-    if torch_dir() is None:
-        return "no torch in the build environment (install torch, then build with --no-build-isolation)"
-    version = metadata.version("torch")
-    if tuple(int(part) for part in version.split(".")[:2]) < (2, 10):
-        return f"torch {version} is older than 2.10, the first with the stable ABI used here"
-    for name in ("cmake", "ninja"):
-        if tool(name) is None:
-            return f"{name} not found"
-    if importlib.util.find_spec("pybind11") is None:
-        return "pybind11 not found"
-    if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        return "no Python headers (Python.h)"
-    if compiler() is None:
-        return f"no C++ compiler ({os.environ.get('CXX') or 'c++'} not found)"
-    if not compiles(compiler()):
-        return f"the C++ compiler ({shlex.join(compiler())}) can't build a C++20 program"
+    if not os.environ.get("CXX") and compiler() is None:
+        return "no C++ compiler (c++, g++ or clang++) on PATH"
     return None
 
 
-def cuda_of_torch():
-    """Version of the CUDA that torch was built with, or None."""
-    found = re.search(r"^cuda\b[^=]*=\s*['\"](.+)['\"]", (torch_dir() / "version.py").read_text(), re.MULTILINE)
-    return found and found[1]
+def missing():
+    """The packages that a native build lacks: what is wrong with each, by name."""
+    found = {"torch": torch() and torch().version, "cmake": "", "ninja": "any" if tools("ninja") else None}
+    for name in ("setuptools", "pybind11"):
+        found[name] = metadata.version(name) if importlib.util.find_spec(name) else None
+    wrong = {name: f"{name} {has} is too old" for name, has in found.items() if has and version(has) < OLDEST[name]}
+    wrong |= {name: f"{name} is not installed" for name, has in found.items() if has is None}
+    if cmake() is None:
+        older = " and ".join(f"{path} is version {found or 'unknown'}" for path, found in cmakes().items())
+        wrong["cmake"] = older and f"cmake is too old: {older}" or "cmake is not installed"
+    return {name: wrong[name] for name in OLDEST if name in wrong}
+
+
+def compiler_problem():
+    """What is wrong with the C++ compiler, with advice, or None."""
+    if compiler() is None:
+        return f"CXX={os.environ.get('CXX')} is not a program: unset CXX, or set it to a C++20 compiler"
+    if not compiles(*compiler()):
+        return f"{shlex.join(compiler())} can't build a C++20 program: set CXX to a newer compiler, such as g++-12"
+    return None
+
+
+def problem():
+    """Everything that keeps this machine from building the libraries, and how to mend it, or None."""
+    packages, compilers = missing(), compiler_problem()
+    if not packages and not compilers:
+        return None
+    lines = ["the native libraries can't be built:"]
+    lines += [f"  * {text}" for text in (*packages.values(), compilers) if text]
+    if packages:
+        # An installer that hides torch hides the build tools too, so then all of them are named.
+        needed = [shlex.quote(requirement(name)) for name in (OLDEST if "torch" in packages else packages)]
+        lines.append(f"To mend this: pip install {' '.join(needed)} && pip install --no-build-isolation .")
+    lines.append("To install without them: EQUIFAST_NATIVE=0 pip install . (the same results, several times slower)")
+    return "\n".join(lines)
 
 
 def nvcc():
@@ -106,15 +179,8 @@ def nvcc():
     return next(filter(None, map(shutil.which, places)), None)
 
 
-def ask_nvcc(option):
-    try:
-        return subprocess.run([nvcc(), option], capture_output=True, text=True).stdout
-    except OSError:
-        return ""
-
-
 def nvcc_version():
-    found = re.search(r"release (\d+)\.(\d+)", ask_nvcc("--version"))
+    found = re.search(r"release (\d+)\.(\d+)", printed(nvcc(), "--version"))
     return tuple(map(int, found.groups())) if found else (0, 0)
 
 
@@ -127,7 +193,6 @@ def host_compiler():
 def cuda_blocker():
     """Why `_cuda` isn't built, or None."""
     wanted = os.environ.get("EQUIFAST_CUDA") or "auto"
-    theirs = cuda_of_torch()
     if wanted == "0":
         return "EQUIFAST_CUDA=0"
     if wanted not in ("1", "auto"):
@@ -136,16 +201,16 @@ def cuda_blocker():
         return f"no CUDA kernels for {sys.platform}"
     if not list(ROOT.glob("csrc/cuda/*.cu")):
         return "this source tree has no csrc/cuda"
-    if theirs is None and wanted != "1":
-        return f"torch {metadata.version('torch')} has no CUDA"
+    if torch().cuda is None and wanted != "1":
+        return f"torch {torch().version} has no CUDA"
     if nvcc() is None:
         return "no nvcc"
     ours = "{}.{}".format(*nvcc_version())
     if nvcc_version() < (12, 0):
         return f"nvcc {ours} is older than 12.0, the first with C++20"
-    if theirs is not None and ours.split(".")[0] != theirs.split(".")[0]:
-        return f"nvcc {ours} isn't of the CUDA {theirs} that torch {metadata.version('torch')} was built with"
-    if not compiles([nvcc(), *(f"--compiler-bindir={path}" for path in host_compiler())], ".cu"):
+    if torch().cuda is not None and ours.split(".")[0] != torch().cuda.split(".")[0]:
+        return f"nvcc {ours} isn't of the CUDA {torch().cuda} that torch {torch().version} was built with"
+    if not compiles(nvcc(), *(f"--compiler-bindir={path}" for path in host_compiler()), suffix=".cu"):
         return f"nvcc {ours} can't build a C++20 program with its host compiler"
     try:
         archs()
@@ -158,7 +223,7 @@ def archs():
     """What `_cuda` is built for, as CMake spells it: machine code alone is `80-real`, with PTX of it `80`."""
     given = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
     if not given.strip(" ,;"):
-        listed = {int(code) for code in re.findall(r"compute_(\d+)", ask_nvcc("--list-gpu-arch"))}
+        listed = {int(code) for code in re.findall(r"compute_(\d+)", printed(nvcc(), "--list-gpu-arch"))}
         known = [(major, minor) for major, minor in GPUS if 10 * major + minor in listed]
         return [f"{10 * a + b}{'' if (a, b) in (known[0], known[-1]) else '-real'}" for a, b in known]
     chosen = []
@@ -205,16 +270,13 @@ class BuildNative(build_ext):
     def run(self):
         import pybind11
 
-        torch = torch_dir()
         configuration = [
             f"-DCMAKE_CXX_COMPILER={';'.join([shutil.which(compiler()[0]), *compiler()[1:]])}",
             f"-DCMAKE_CXX_FLAGS={os.environ.get('CXXFLAGS', '')}",
-            f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
-            f"-DEQUIFAST_TORCH_DIR={torch}",
+            f"-DEQUIFAST_TORCH_DIR={torch().folder}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         ]
-        versions = []
+        versions = [torch().version]
         if CUDA_REASON is None:
             configuration += [
                 "-DEQUIFAST_CUDA=ON",
@@ -222,27 +284,30 @@ class BuildNative(build_ext):
                 f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(archs())}",
                 *(f"-DCMAKE_CUDA_HOST_COMPILER={path}" for path in host_compiler()),
             ]
-            versions = [ask_nvcc("--version")]  # its path may stay the same
+            versions.append(printed(nvcc(), "--version"))  # its path may stay the same
         # One build tree for each configuration, outside setuptools' temporary folders: editable installs and
         # wheels share their object files, and a change of compiler or of torch never meets a stale cache.
         digest = hashlib.sha256("\n".join(configuration + versions).encode()).hexdigest()[:8]
         tree = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{digest}"
+        # Build isolation puts these two in another folder each time, for the same result.
+        configuration.append(f"-DCMAKE_MAKE_PROGRAM={tools('ninja')[0]}")
+        configuration.append(f"-Dpybind11_DIR={pybind11.get_cmake_dir()}")
         jobs = os.environ.get("MAX_JOBS")
 
         print(f"equifast {self.distribution.get_version()}: native build in {tree.relative_to(ROOT)}")
-        print(f"  torch {metadata.version('torch')} in {torch}")
+        print(f"  torch {torch().version} in {torch().folder}")
         print(f"  pybind11 {pybind11.__version__}, Python {platform.python_version()}")
         print(f"  compiler {shlex.join(compiler())}, MAX_JOBS {jobs or 'not set'}")
         built = CUDA_REASON and f"not built: {CUDA_REASON}"
         print(f"equifast: _cuda {built or f'by {nvcc()} for ' + ' '.join(archs())}", flush=True)
-        cmake = tool("cmake")
-        self.call(cmake, "-S", ROOT, "-B", tree, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *configuration)
-        self.call(cmake, "--build", tree, *(["--parallel", jobs] if jobs else []))
+        self.call(cmake(), "-S", ROOT, "-B", tree, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", *configuration)
+        self.call(cmake(), "--build", tree, *(["--parallel", jobs] if jobs else []))
 
         package = self.destination()
         facts = {
             "native": True,
-            "torch": metadata.version("torch"),
+            "torch": torch().version,
+            "torch_cuda": torch().cuda or "none",
             "cxxflags": os.environ.get("CXXFLAGS", ""),
             "cuda": {"reason": CUDA_REASON},
         }
@@ -259,14 +324,21 @@ class BuildNative(build_ext):
             sys.exit("equifast: the native build failed (see above; EQUIFAST_NATIVE=0 installs without it)")
 
 
-REASON = blocker()
-if REASON:
-    if os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1":
+if not os.access(ROOT, os.W_OK):
+    sys.exit(f"equifast: {ROOT} is read-only, and a build writes to it: copy it to a folder of yours and install that")
+REASON = pure_reason()
+if BUILDS.intersection(sys.argv):
+    if REASON and os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1":
         sys.exit(f"equifast: EQUIFAST_REQUIRE_NATIVE=1, but the native libraries can't be built: {REASON}")
-    print(f"equifast: pure-Python build without native libraries: {REASON}", file=sys.stderr)
-CUDA_REASON = REASON or cuda_blocker()
-if CUDA_REASON and os.environ.get("EQUIFAST_CUDA", "0") not in ("", "0", "auto"):
-    sys.exit(f"equifast: EQUIFAST_CUDA={os.environ['EQUIFAST_CUDA']}, but _cuda can't be built: {CUDA_REASON}")
+    if REASON:
+        print(f"equifast: pure-Python build without native libraries: {REASON}", file=sys.stderr)
+    elif text := problem():
+        sys.exit(f"equifast: {text}")
+    CUDA_REASON = REASON or cuda_blocker()
+    if CUDA_REASON and os.environ.get("EQUIFAST_CUDA", "0") not in ("", "0", "auto"):
+        sys.exit(f"equifast: EQUIFAST_CUDA={os.environ['EQUIFAST_CUDA']}, but _cuda can't be built: {CUDA_REASON}")
+else:
+    CUDA_REASON = "nothing is built"
 LIBRARIES = ("_cpu.so", HELPER) if CUDA_REASON else ("_cpu.so", "_cuda.so", HELPER)
 
 setup(

@@ -15,7 +15,7 @@ except Exception as error:  # so that equifast.info can still tell why
         raise ImportError(f"equifast.{name} needs torch, which can't be imported: {_torch_error}") from _torch_error
 
 else:
-    from . import backends, losses, nn, reference, scores
+    from . import backends, losses, native, nn, reference, scores
     from .canonicalize import CanonicalForm, canonicalize
     from .groups import CyclicGroup, DihedralGroup, Group, as_group
     from .nn.fusion import fuse_first_layer
@@ -57,3 +57,5 @@ else:
         "reference",
         "scores",
     ]
+
+    native.warn_if_slow()

@@ -60,7 +60,7 @@ def versions() -> dict:
 def build() -> dict:
     from equifast import native
 
-    return native.build_info() or {"native": False, "reason": "this source tree was never built"}
+    return native.build_info() or {"native": False, "reason": native.NEVER_BUILT}
 
 
 def cpu() -> dict:

@@ -1,15 +1,18 @@
 """Finds and loads the native libraries: `_cpu` and `_cuda` (PyTorch operators), `_helper` (facts without tensors).
 
-Nothing here compiles, and nothing raises: a library that can't be used leaves a reason.
+Nothing here compiles, and nothing raises: a library that can't be used leaves a reason. Importing equifast warns of
+the reason once, where nobody asked for plain PyTorch.
 """
 
 import functools
 import importlib
 import json
+import warnings
 from pathlib import Path
 from types import ModuleType
 
 PACKAGE = Path(__file__).resolve().parent
+NEVER_BUILT = "this source tree was never built (`pip install -e .` builds it)"
 
 
 @functools.cache
@@ -50,7 +53,7 @@ def _load(name: str, reason: str | None, needs_cuda: bool = False) -> str | None
     """Why a library can't be used; ``reason``: why the build left it out."""
     library = PACKAGE / name
     if not library.exists():
-        return f"{name} was not built: {reason or 'this source tree was never built'}"
+        return f"{name} was not built: {reason or NEVER_BUILT}"
     try:
         import torch
 
@@ -59,12 +62,21 @@ def _load(name: str, reason: str | None, needs_cuda: bool = False) -> str | None
         torch.ops.load_library(library)
     except Exception as error:
         built = build_info().get("torch", "an unknown version")
-        return f"{name} (built against torch {built}) can't be loaded: {_one_line(error)}"
+        return f"{name} (built against torch {built}) can't be loaded: {one_line(error)}"
     return None
 
 
 def load_cpu() -> bool:
     return cpu_error() is None
+
+
+def warn_if_slow() -> None:
+    """Warns where `_cpu` was looked for in vain and its absence was not asked for by EQUIFAST_NATIVE=0."""
+    error = _load_cpu() if _load_cpu.cache_info().currsize else None
+    if error and build_info().get("reason") != "EQUIFAST_NATIVE=0":
+        slow = "CPU tensors in plain PyTorch (the same results, several times slower)"
+        advice = "EQUIFAST_BACKEND=reference asks for that; `python -m equifast.info` tells more."
+        warnings.warn(f"equifast in {PACKAGE} runs {slow}: {error}. {advice}", RuntimeWarning, stacklevel=3)
 
 
 @functools.cache
@@ -76,5 +88,5 @@ def helper() -> ModuleType | None:
         return None
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,16 +1,15 @@
 """Wheels as a user gets them: built from this tree, installed elsewhere, used from elsewhere."""
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
-import setuptools
 
 from equifast import native
 
@@ -157,6 +156,22 @@ def test_shared_code_runs_on_every_cpu(native_wheel):
     assert seen and not leaks
 
 
+def test_the_source_distribution_holds_what_a_build_needs_and_no_tests(tmp_path):
+    """setuptools alone would add the test files whose names it knows, without those that they need."""
+    made = run([sys.executable, "setup.py", "sdist", "--dist-dir", tmp_path], CXX="/nonexistent/c++")
+    assert made.returncode == 0, made.output
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {member.name.partition("/")[2] for member in opened if member.isfile()}
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    assert sources | {"CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "setup.py"} <= names
+    assert {name.split("/")[0] for name in names if "/" in name} == {"csrc", "equifast", "equifast.egg-info"}
+    wheel = [*PIP, "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", tmp_path, archive]
+    built = run(wheel, EQUIFAST_NATIVE="0")
+    assert built.returncode == 0, built.output
+    assert contents(next(tmp_path.glob("*.whl"))) == source_files()
+
+
 def test_pure_wheel_computes(pure_wheel):
     wheel, output, target = pure_wheel
     assert wheel.name.endswith("-py3-none-any.whl")
@@ -179,18 +194,31 @@ except RuntimeError as error:
     assert "EQUIFAST_BACKEND=cpu can't run cpu tensors: _cpu.so was not built: EQUIFAST_NATIVE=0" in result.stdout
 
 
-def test_missing_compiler_gives_a_pure_wheel(tmp_path):
-    wheel, output, target = build(tmp_path, CXX="/nonexistent/c++")
-    reason = "no C++ compiler (/nonexistent/c++ not found)"
+def test_without_a_compiler_the_wheel_is_pure_and_its_import_warns_once(tmp_path, pure_wheel):
+    (tmp_path / "empty").mkdir()
+    wheel, output, target = build(tmp_path, PATH=str(tmp_path / "empty"))
+    reason = "no C++ compiler (c++, g++ or clang++) on PATH"
     assert f"equifast: pure-Python build without native libraries: {reason}" in output
     assert json.loads((target / "equifast/_build.json").read_text()) == {"native": False, "reason": reason}
-    assert python(COMPUTE, target).returncode == 0
+    used = python(COMPUTE, target)
+    assert used.returncode == 0 and used.stderr.count("RuntimeWarning: equifast in") == 1, used.output
+    assert f"_cpu.so was not built: {reason}" in used.stderr
+    for quiet in (python(COMPUTE, target, EQUIFAST_BACKEND="reference"), python(COMPUTE, pure_wheel[2])):
+        assert quiet.returncode == 0 and "RuntimeWarning" not in quiet.stderr
 
 
-def test_native_can_be_required():
-    result = run([sys.executable, "setup.py", "build"], CXX="/nonexistent/c++", EQUIFAST_REQUIRE_NATIVE="1")
-    assert result.returncode != 0
-    assert "EQUIFAST_REQUIRE_NATIVE=1, but the native libraries can't be built: no C++ compiler" in result.stderr
+@pytest.mark.parametrize("command", ["dist_info", "bdist_wheel", "editable_wheel"])
+def test_a_compiler_that_does_not_exist_is_an_error(command):
+    result = run([sys.executable, "setup.py", command], CXX="/nonexistent/c++", EQUIFAST_CUDA="1")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "* CXX=/nonexistent/c++ is not a program: unset CXX, or set it to a C++20 compiler" in result.stderr
+
+
+@pytest.mark.parametrize("variable", ["EQUIFAST_REQUIRE_NATIVE", "EQUIFAST_CUDA"])
+def test_native_libraries_can_be_required(variable):
+    result = run([sys.executable, "setup.py", "build"], EQUIFAST_NATIVE="0", **{variable: "1"})
+    assert result.returncode == 1
+    assert f"{variable}=1, but " in result.stderr and "can't be built: EQUIFAST_NATIVE=0" in result.stderr
 
 
 @pytest.fixture
@@ -221,101 +249,6 @@ def test_a_compile_error_is_no_fallback(small_tree):
     assert result.returncode != 0
     assert "error on purpose" in result.output and "the native build failed" in result.output
     assert "pure-Python" not in result.output
-
-
-def load_setup(monkeypatch):
-    """setup.py as a module, with nothing set up."""
-    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
-    spec = importlib.util.spec_from_file_location("equifast_setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def toolkit(monkeypatch, tmp_path):
-    """setup.py as with a torch for CUDA 13.0, and with an nvcc that has the version given and compiles anything."""
-    for name in ("EQUIFAST_CUDA", "EQUIFAST_NATIVE", "EQUIFAST_REQUIRE_NATIVE", "TORCH_CUDA_ARCH_LIST"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("EQUIFAST_NATIVE", "0")  # no probing of compilers while it is loaded
-    module = load_setup(monkeypatch)
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    monkeypatch.setattr(module, "cuda_of_torch", lambda: "13.0")
-    monkeypatch.setattr(module, "compiler", lambda: ["c++"])
-
-    def install(version, listed=("75", "80", "86", "90", "100", "103", "120", "121")):
-        told = f"release {version}, V{version}.1 " + " ".join(f"compute_{code}" for code in listed)
-        (tmp_path / "bin/nvcc").write_text(f"#!/bin/sh\necho '{told}'\n")
-        (tmp_path / "bin/nvcc").chmod(0o755)
-
-    install("13.0")
-    module.install = install
-    return module
-
-
-@pytest.mark.skipif(not list(ROOT.glob("csrc/cuda/*.cu")), reason="no CUDA sources here")
-@pytest.mark.skipif(sys.platform != "linux", reason="CUDA is built on Linux only")
-def test_why_cuda_is_not_built(toolkit, monkeypatch):
-    import torch
-
-    assert toolkit.cuda_blocker() is None
-    for value, reason in (("0", "EQUIFAST_CUDA=0"), ("yes", "EQUIFAST_CUDA: expected 0, 1 or auto, got 'yes'")):
-        monkeypatch.setenv("EQUIFAST_CUDA", value)
-        assert toolkit.cuda_blocker() == reason
-    monkeypatch.delenv("EQUIFAST_CUDA")
-    toolkit.install("11.8")
-    assert toolkit.cuda_blocker() == "nvcc 11.8 is older than 12.0, the first with C++20"
-    toolkit.install("12.9")
-    version = torch.__version__
-    assert toolkit.cuda_blocker() == f"nvcc 12.9 isn't of the CUDA 13.0 that torch {version} was built with"
-    monkeypatch.setattr(toolkit, "cuda_of_torch", lambda: None)
-    assert toolkit.cuda_blocker() == f"torch {version} has no CUDA"
-    monkeypatch.setenv("EQUIFAST_CUDA", "1")
-    assert toolkit.cuda_blocker() is None
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5 Turing")
-    expected = "TORCH_CUDA_ARCH_LIST: expected names such as 8.0, 9.0a or 12.0+PTX, got 'Turing'"
-    assert toolkit.cuda_blocker() == expected
-    monkeypatch.setattr(toolkit, "nvcc", lambda: None)
-    assert toolkit.cuda_blocker() == "no nvcc"
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("8.0;9.0a;12.0+PTX", ["80-real", "90a-real", "120"]),
-        ("8.6 9.0+PTX", ["86-real", "90"]),
-        (" 7.5, 8.0 ; 8.0", ["80-real"]),
-        ("10.0f", ["100f-real"]),
-        ("", ["80", "90-real", "100-real", "120"]),
-    ],
-)
-def test_architectures_are_spelled_as_torch_does(toolkit, monkeypatch, given, expected):
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", given)
-    assert toolkit.archs() == expected
-
-
-def test_an_old_nvcc_builds_for_what_it_knows(toolkit, monkeypatch):
-    toolkit.install("12.2", ("80", "86", "89", "90"))
-    assert toolkit.archs() == ["80", "90"]
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.0 7.5")
-    with pytest.raises(ValueError, match="expected 8.0 or newer among them, got '7.0 7.5'"):
-        toolkit.archs()
-
-
-def test_the_cuda_of_torch_is_read_without_importing_it(toolkit, monkeypatch, tmp_path):
-    module = load_setup(monkeypatch)
-    monkeypatch.setattr(module, "torch_dir", lambda: tmp_path)
-    lines = {"cuda: Optional[str] = '12.8'": "12.8", "cuda = '13.0'": "13.0", "cuda: Optional[str] = None": None}
-    for line, version in lines.items():
-        (tmp_path / "version.py").write_text(f"__version__ = '2.13.0'\n{line}\nhip: Optional[str] = None\n")
-        assert module.cuda_of_torch() == version
-
-
-def test_cuda_can_be_required():
-    result = run([sys.executable, "setup.py", "build"], CXX="/nonexistent/c++", EQUIFAST_CUDA="1")
-    assert result.returncode != 0
-    assert "EQUIFAST_CUDA=1, but _cuda can't be built: no C++ compiler (/nonexistent/c++ not found)" in result.stderr
 
 
 KERNEL = """
