@@ -10,12 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
-from equifast import native
+from equifast import gpus, native
 
 #: Whether Triton interprets kernels, on tensors of any device, as it was when this was imported.
 INTERPRETING = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 OLDEST_TRITON = (3, 6)
+
+#: The oldest compute capability that Triton supports.
+OLDEST_TRITON_GPU = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Backend:
 
 
 def triton_error() -> str | None:
-    """Why Triton can't run kernels here, or None; imports no Triton, and starts no CUDA context."""
+    """Why Triton can't run kernels here, or None; imports no Triton."""
     import torch
 
     try:
@@ -45,18 +48,33 @@ def triton_error() -> str | None:
         return None
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA (TRITON_INTERPRET=1 interprets kernels on CPUs)"
-    return _no_device()
+    return _asking_gpus(_triton_gpu_error)
+
+
+def _triton_gpu_error() -> str | None:
+    oldest = "{}.{}".format(*OLDEST_TRITON_GPU)
+    for major, minor in sorted(gpus.capabilities()):
+        if (major, minor) < OLDEST_TRITON_GPU:
+            return f"Triton needs compute capability {oldest} or newer, and a GPU here has {major}.{minor}"
+    return None
 
 
 def cuda_error() -> str | None:
     """Why the CUDA library can't run here, or None."""
-    return native.cuda_error() or _no_device()
+    built = native.build_info().get("cuda", {})
+    return native.cuda_error() or _asking_gpus(lambda: gpus.library_problem(built["nvcc"], built["archs"]))
 
 
-def _no_device() -> str | None:
+def _asking_gpus(probe: Callable[[], str | None]) -> str | None:
+    """The answer of a probe that needs a GPU, or why it can't be had."""
     import torch
 
-    return None if torch.cuda.device_count() else "torch finds no CUDA device"
+    if not torch.cuda.device_count():
+        return "torch finds no CUDA device"
+    try:
+        return probe()
+    except RuntimeError as error:  # torch's, where it can't start CUDA
+        return f"CUDA can't be started: {native.one_line(error)}"
 
 
 # In order of preference.
