@@ -54,8 +54,8 @@ def capabilities() -> set[tuple[int, int]]:
 def runs_on(arch: str, gpu: tuple[int, int], *, ptx: bool = True) -> bool:
     """Whether code for ``arch`` runs on a GPU of this compute capability.
 
-    ``arch`` is spelled as in CMake: `90-real` is machine code, `90` is machine code and PTX. The suffix `a` ties the code
-    to one GPU, and `f` to a generation. ``ptx``: whether the driver can compile PTX of this version.
+    ``arch`` is spelled as in CMake: `90-real` is machine code, `90` is machine code and PTX. The suffix `a` ties the
+    code to one GPU, and `f` to a generation. ``ptx``: whether the driver can compile PTX of this version.
     """
     number, kind, real = re.fullmatch(r"(\d+)([af]?)(-real)?", arch).groups()
     built = divmod(int(number), 10)

@@ -11,6 +11,9 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 VECTOR_BITS = {"baseline": 128, "avx2": 256, "avx512": 512}
 VARIABLES = (
@@ -55,6 +58,30 @@ def versions() -> dict:
         "triton": guarded(lambda: installed("triton")),
         "numpy": guarded(lambda: installed("numpy")),
     }
+
+
+def copies() -> list[Path]:
+    """Folders of every equifast that this Python could import: along its path, and where editable installs point."""
+    roots = [Path(entry or ".") for entry in sys.path]
+    for distribution in metadata.distributions(name="equifast"):
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        if origin.get("dir_info", {}).get("editable"):
+            roots.append(Path(url2pathname(urlsplit(origin["url"]).path)))
+    places = dict.fromkeys(root.resolve() / "equifast" for root in roots)
+    return [place for place in places if (place / "__init__.py").exists()]
+
+
+def copy() -> dict:
+    """Which equifast this is. Python imports the first on its path, where the current folder precedes site-packages."""
+    package = Path(__file__).resolve().parent
+    others = [str(place) for place in copies() if place != package]
+    in_source_tree = (package.parent / "setup.py").exists()
+    found = {"imported": f"{package} ({'source tree' if in_source_tree else 'installed'})", "hidden": others}
+    if others:
+        elsewhere = "start Python in another folder, or run `pip install -e .` in the source tree"
+        advice = elsewhere if in_source_tree else "uninstall the one that you don't want"
+        found["warning"] = f"{others[0]} is here too, and not what this report is about: {advice}"
+    return found
 
 
 def build() -> dict:
@@ -140,7 +167,7 @@ def environment() -> dict:
 
 def collect() -> dict:
     """Everything that the command prints, as JSON-compatible values."""
-    sections = (versions, build, cpu, cuda, backends, selection, tuned, environment)
+    sections = (versions, copy, build, cpu, cuda, backends, selection, tuned, environment)
     return {section.__name__: guarded(section) for section in sections}
 
 

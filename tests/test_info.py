@@ -12,7 +12,7 @@ import pytest
 import equifast
 from equifast import info, native, selection
 
-SECTIONS = {"versions", "build", "cpu", "cuda", "backends", "selection", "tuned", "environment"}
+SECTIONS = {"versions", "copy", "build", "cpu", "cuda", "backends", "selection", "tuned", "environment"}
 
 
 def run_info(path, *arguments, **variables):
@@ -47,6 +47,44 @@ def test_json_describes_this_process(copy):
     assert found["build"] == info.build()
     assert found["backends"]["chosen"] == {"cpu": "reference", "cuda": "reference"}
     assert found["environment"]["EQUIFAST_BACKEND"] == "reference"
+
+
+def test_a_hidden_copy_is_named(copy, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (other / "equifast").mkdir()
+    (other / "equifast/__init__.py").touch()
+    found = json.loads(run_info([copy, other], "--json"))["copy"]
+    assert found["imported"] == f"{copy / 'equifast'} (installed)" and found["hidden"][0] == f"{other / 'equifast'}"
+    assert found["warning"].startswith(f"{other / 'equifast'} is here too, and not what this report is about")
+    (copy / "setup.py").touch()
+    assert "or run `pip install -e .` in the source tree" in run_info([copy, other])
+
+
+@pytest.mark.parametrize("editable", [True, False])
+def test_an_editable_install_that_is_hidden_is_named(copy, tmp_path, monkeypatch, editable):
+    (tmp_path / "source tree/equifast").mkdir(parents=True)
+    (tmp_path / "source tree/equifast/__init__.py").touch()
+    installed = tmp_path / "site/equifast-0.1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: equifast\nVersion: 0.1.0\n")
+    origin = {"url": (tmp_path / "source tree").as_uri(), "dir_info": {"editable": editable}}
+    (installed / "direct_url.json").write_text(json.dumps(origin))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
+    assert info.copy()["hidden"] == ([str(tmp_path / "source tree/equifast")] if editable else [])
+
+
+def test_a_copy_that_hides_none_gives_no_warning(copy, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(Path(equifast.__file__).parents[1]), str(copy / "equifast"), "/nonexistent"])
+    found = info.copy()
+    assert found["hidden"] == [] and "warning" not in found
+
+
+def test_a_source_tree_that_was_never_built_says_how_to_build_it(copy):
+    for path in [*(copy / "equifast").glob("*.so"), copy / "equifast/_build.json"]:
+        path.unlink()
+    found = json.loads(run_info([copy], "--json"))
+    reason = "this source tree was never built (`pip install -e .` builds it)"
+    assert found["build"] == {"native": False, "reason": reason} and reason in found["backends"]["cpu"]
 
 
 @pytest.mark.parametrize("error", ["ModuleNotFoundError", "OSError", "RuntimeError"])
