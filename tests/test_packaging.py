@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -90,6 +91,7 @@ def test_native_wheel_contents(native_wheel):
     extra = contents(wheel) - source_files()
     assert source_files() <= contents(wheel)
     assert {name.split(".")[0] for name in extra} == {"equifast/_cpu", "equifast/_helper"} and len(extra) == 2
+    assert wheel.name.split("-")[2:4] == ["py3", "none"] and "any" not in wheel.name
     assert "native build in build/" in output
     assert "equifast: _cuda not built: EQUIFAST_CUDA=0" in output
 
@@ -179,6 +181,18 @@ def test_pure_wheel_computes(pure_wheel):
     assert "equifast: pure-Python build without native libraries: EQUIFAST_NATIVE=0" in output
     result = python(COMPUTE, target)
     assert result.returncode == 0, result.output
+
+
+def test_the_description_on_an_index_has_no_relative_links(pure_wheel):
+    with zipfile.ZipFile(pure_wheel[0]) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        text = archive.read(name).decode()
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert all(link.startswith("https://") for link in links)
+    source = re.search(r"^Project-URL: Source, (.+)$", text, re.MULTILINE)[1]
+    here = [link.removeprefix(f"{source}/").split("/", 2) for link in links if link.startswith(source)]
+    assert {(kind, name) for kind, _, name in here} >= {("raw", "docs/demo.png"), ("blob", "docs/usage.md")}
+    assert all(branch == "main" and (ROOT / name).exists() for _, branch, name in here)
 
 
 def test_forced_backend_without_its_library_raises_at_the_call(pure_wheel):

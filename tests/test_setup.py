@@ -71,6 +71,13 @@ def test_a_package_that_is_too_old_is_named_with_its_version(script, monkeypatch
     assert script.missing()["pybind11"] == f"pybind11 {metadata.version('pybind11')} is too old"
 
 
+def test_an_old_setuptools_is_named_in_a_pure_build_too(script, monkeypatch):
+    monkeypatch.setenv("EQUIFAST_NATIVE", "0")
+    monkeypatch.setattr(metadata, "version", lambda name: "65.5.0")
+    with pytest.raises(SystemExit, match="equifast: setuptools 65.5.0 is too old: pip install 'setuptools>=77'"):
+        script.__spec__.loader.exec_module(script)
+
+
 def test_pyproject_asks_for_the_same_versions(script):
     text = (ROOT / "pyproject.toml").read_text()
     assert all(f'"{script.requirement(name)}"' in text for name in script.OLDEST)

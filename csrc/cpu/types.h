@@ -9,6 +9,9 @@
 
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(__x86_64__)
+#define EQUIFAST_CONVERT_HALF
+#include "half.h"
 #endif
 
 namespace equifast::cpu {
@@ -31,7 +34,15 @@ struct AccumulateType<double> {
 template <class T>
 using Acc = typename AccumulateType<T>::type;
 
+#ifdef EQUIFAST_CONVERT_HALF
+inline float widen(half v) {
+  uint16_t bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  return float_of_half(bits);
+}
+#else
 inline float widen(half v) { return static_cast<float>(v); }
+#endif
 inline float widen(float v) { return v; }
 inline double widen(double v) { return v; }
 inline float widen(bfloat16 v) {
@@ -52,6 +63,16 @@ inline bfloat16 narrow<bfloat16>(float v) {
   const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
   return {static_cast<uint16_t>(v != v ? 0x7FC0 : rounded)};
 }
+
+#ifdef EQUIFAST_CONVERT_HALF
+template <>
+inline half narrow<half>(float v) {
+  const uint16_t bits = half_of_float(v);
+  half out;
+  std::memcpy(&out, &bits, sizeof out);
+  return out;
+}
+#endif
 
 template <class T>
 inline void widen_row(const T* in, Acc<T>* out, int64_t n) {
