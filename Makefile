@@ -7,7 +7,7 @@ TRITON := triton==3.6.0
 PYTHON := python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
-SOURCES := setup.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
+SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
 .PHONY: test test-library test-kernels demo bench gpu wheel lint clean
 

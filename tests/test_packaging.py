@@ -166,7 +166,7 @@ def test_the_source_distribution_holds_what_a_build_needs_and_no_tests(tmp_path)
     with tarfile.open(archive) as opened:
         names = {member.name.partition("/")[2] for member in opened if member.isfile()}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()}
-    assert sources | {"CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "setup.py"} <= names
+    assert sources | {"CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "setup.py", "toolchain.py"} <= names
     assert {name.split("/")[0] for name in names if "/" in name} == {"csrc", "equifast", "equifast.egg-info"}
     wheel = [*PIP, "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", tmp_path, archive]
     built = run(wheel, EQUIFAST_NATIVE="0")
@@ -238,7 +238,7 @@ def test_native_libraries_can_be_required(variable):
 @pytest.fixture
 def small_tree(tmp_path):
     """The build of this tree, and next to nothing to be built."""
-    for name in ("setup.py", "CMakeLists.txt", "pyproject.toml", "LICENSE", "README.md"):
+    for name in ("setup.py", "toolchain.py", "CMakeLists.txt", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
     for name in (
         "equifast/__init__.py",

@@ -1,4 +1,4 @@
-"""What setup.py decides before it builds: whether it can, with what, and what it says where it can't."""
+"""What a build decides beforehand: whether it can, with what, and what it says where it can't."""
 
 import importlib.util
 import os
@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import setuptools
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,17 +16,20 @@ ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
 
 
-@pytest.fixture
-def script(monkeypatch):
-    """setup.py as a module, with nothing set up and no variable that it reads."""
-    for name in ("CUDAHOSTCXX", "CXX", "EQUIFAST_CUDA", "EQUIFAST_NATIVE", "TORCH_CUDA_ARCH_LIST"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(setuptools, "setup", lambda **options: None)
-    monkeypatch.setattr(sys, "argv", ["setup.py"])
-    spec = importlib.util.spec_from_file_location("equifast_setup", ROOT / "setup.py")
+def load(name):
+    """A new copy of a module of the build."""
+    spec = importlib.util.spec_from_file_location(f"equifast_{name}", ROOT / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """toolchain.py, with none of the variables that it reads."""
+    for name in ("CUDAHOSTCXX", "CXX", "EQUIFAST_CUDA", "EQUIFAST_NATIVE", "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(name, raising=False)
+    return load("toolchain")
 
 
 def program(path, says):
@@ -38,12 +40,12 @@ def program(path, says):
     return path
 
 
-def test_everything_that_is_missing_is_named_at_once(script, monkeypatch):
+def test_everything_that_is_missing_is_named_at_once(machine, monkeypatch):
     monkeypatch.setenv("CXX", "/nonexistent/c++")
-    monkeypatch.setattr(script, "torch", lambda: None)
-    monkeypatch.setattr(script, "tools", lambda name: [])
+    monkeypatch.setattr(machine, "torch", lambda: None)
+    monkeypatch.setattr(machine, "tools", lambda name: [])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    lines = script.problem().splitlines()
+    lines = machine.problem().splitlines()
     assert [line for line in lines if line.startswith("  *")] == [
         "  * torch is not installed",
         "  * setuptools is not installed",
@@ -56,80 +58,80 @@ def test_everything_that_is_missing_is_named_at_once(script, monkeypatch):
     assert f"To mend this: pip install {packages} && pip install --no-build-isolation ." in lines
 
 
-def test_only_what_is_wrong_is_named(script, monkeypatch):
-    monkeypatch.setattr(script, "compiler_problem", lambda: None)
-    monkeypatch.setattr(script, "missing", dict)
-    assert script.problem() is None
-    monkeypatch.setattr(script, "missing", lambda: {"ninja": "ninja is not installed"})
-    assert "pip install ninja && " in script.problem()
+def test_only_what_is_wrong_is_named(machine, monkeypatch):
+    monkeypatch.setattr(machine, "compiler_problem", lambda: None)
+    monkeypatch.setattr(machine, "missing", dict)
+    assert machine.problem() is None
+    monkeypatch.setattr(machine, "missing", lambda: {"ninja": "ninja is not installed"})
+    assert "pip install ninja && " in machine.problem()
 
 
-def test_a_package_that_is_too_old_is_named_with_its_version(script, monkeypatch):
-    monkeypatch.setattr(script, "torch", lambda: script.Torch(ROOT, "2.9.1+cpu", None))
-    assert script.missing()["torch"] == "torch 2.9.1+cpu is too old"
-    monkeypatch.setitem(script.OLDEST, "pybind11", (99, 1))
-    assert script.missing()["pybind11"] == f"pybind11 {metadata.version('pybind11')} is too old"
+def test_a_package_that_is_too_old_is_named_with_its_version(machine, monkeypatch):
+    monkeypatch.setattr(machine, "torch", lambda: machine.Torch(ROOT, "2.9.1+cpu", None))
+    assert machine.missing()["torch"] == "torch 2.9.1+cpu is too old"
+    monkeypatch.setitem(machine.OLDEST, "pybind11", (99, 1))
+    assert machine.missing()["pybind11"] == f"pybind11 {metadata.version('pybind11')} is too old"
 
 
-def test_an_old_setuptools_is_named_in_a_pure_build_too(script, monkeypatch):
+def test_an_old_setuptools_is_named_in_a_pure_build_too(monkeypatch):
     monkeypatch.setenv("EQUIFAST_NATIVE", "0")
     monkeypatch.setattr(metadata, "version", lambda name: "65.5.0")
     with pytest.raises(SystemExit, match="equifast: setuptools 65.5.0 is too old: pip install 'setuptools>=77'"):
-        script.__spec__.loader.exec_module(script)
+        load("setup")
 
 
-def test_pyproject_asks_for_the_same_versions(script):
+def test_pyproject_asks_for_the_same_versions(machine):
     text = (ROOT / "pyproject.toml").read_text()
-    assert all(f'"{script.requirement(name)}"' in text for name in script.OLDEST)
+    assert all(f'"{machine.requirement(name)}"' in text for name in machine.OLDEST)
 
 
-def test_an_old_cmake_on_the_path_hides_no_newer_one(script, monkeypatch, tmp_path):
+def test_an_old_cmake_on_the_path_hides_no_newer_one(machine, monkeypatch, tmp_path):
     old = program(tmp_path / "old/cmake", "cmake version 3.18.4")
-    monkeypatch.setattr(script, "tools", lambda name: [str(old)])
-    assert script.missing()["cmake"] == f"cmake is too old: {old} is version 3.18.4"
-    script.cmakes.cache_clear()
+    monkeypatch.setattr(machine, "tools", lambda name: [str(old)])
+    assert machine.missing()["cmake"] == f"cmake is too old: {old} is version 3.18.4"
+    machine.cmakes.cache_clear()
     new = program(tmp_path / "new/cmake", "cmake version 4.4.5")
-    monkeypatch.setattr(script, "tools", lambda name: [str(old), str(new)])
-    assert script.cmake() == str(new) and "cmake" not in script.missing()
+    monkeypatch.setattr(machine, "tools", lambda name: [str(old), str(new)])
+    assert machine.cmake() == str(new) and "cmake" not in machine.missing()
 
 
-def test_a_compiler_without_the_language_is_an_error(script, monkeypatch, tmp_path):
+def test_a_compiler_without_the_language_is_an_error(machine, monkeypatch, tmp_path):
     old = program(tmp_path / "g++-8", "unrecognized option")
     old.write_text("#!/bin/sh\nexit 1\n")
     monkeypatch.setenv("CXX", f"{old} -O1")
     expected = f"{old} -O1 can't build a C++20 program: set CXX to a newer compiler, such as g++-12"
-    assert script.compiler_problem() == expected and script.pure_reason() is None
+    assert machine.compiler_problem() == expected and machine.pure_reason() is None
 
 
-def test_only_a_request_or_the_lack_of_any_compiler_make_a_pure_build(script, monkeypatch, tmp_path):
-    assert script.pure_reason() is None or shutil.which("c++") is None
+def test_only_a_request_or_the_lack_of_any_compiler_make_a_pure_build(machine, monkeypatch, tmp_path):
+    assert machine.pure_reason() is None or shutil.which("c++") is None
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert script.pure_reason() == "no C++ compiler (c++, g++ or clang++) on PATH"
+    assert machine.pure_reason() == "no C++ compiler (c++, g++ or clang++) on PATH"
     monkeypatch.setenv("CXX", "/nonexistent/c++")
-    assert script.pure_reason() is None
+    assert machine.pure_reason() is None
     monkeypatch.setenv("EQUIFAST_NATIVE", "0")
-    assert script.pure_reason() == "EQUIFAST_NATIVE=0"
+    assert machine.pure_reason() == "EQUIFAST_NATIVE=0"
 
 
-def test_build_isolation_does_not_hide_the_installed_torch(script, monkeypatch):
+def test_build_isolation_does_not_hide_the_installed_torch(machine, monkeypatch):
     hidden = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else hidden(name))
     monkeypatch.setenv("PYTHONPATH", "/nonexistent")
-    found = script.torch()
+    found = machine.torch()
     assert (found.folder, found.version) == (Path(torch.__file__).parent, torch.__version__)
     assert found.cuda == torch.version.cuda
 
 
-def test_a_read_only_checkout_gets_advice(script, monkeypatch):
+def test_a_read_only_checkout_gets_advice(monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(SystemExit, match="is read-only, and a build writes to it: copy it to a folder of yours"):
-        script.__spec__.loader.exec_module(script)
+        load("setup")
 
 
 @pytest.fixture
-def toolkit(script, monkeypatch, tmp_path):
+def toolkit(machine, monkeypatch, tmp_path):
     """setup.py as with a torch for CUDA 13.0, and with an nvcc that has the version given and compiles anything."""
-    module = script
+    module = machine
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     monkeypatch.setattr(module, "torch", lambda: module.Torch(tmp_path, "2.13.0+cu130", "13.0"))
     monkeypatch.setattr(module, "compiler", lambda: ["c++"])
@@ -189,11 +191,11 @@ def test_an_old_nvcc_builds_for_what_it_knows(toolkit, monkeypatch):
         toolkit.archs()
 
 
-def test_the_versions_of_torch_are_read_without_importing_it(script, monkeypatch, tmp_path):
+def test_the_versions_of_torch_are_read_without_importing_it(machine, monkeypatch, tmp_path):
     spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     lines = {"cuda: Optional[str] = '12.8'": "12.8", "cuda = '13.0'": "13.0", "cuda: Optional[str] = None": None}
     for line, version in lines.items():
         (tmp_path / "version.py").write_text(f"__all__ = ['cuda']\n__version__ = '2.15.0+cu132'\n{line}\nhip = None\n")
-        script.torch.cache_clear()
-        assert script.torch() == (tmp_path, "2.15.0+cu132", version)
+        machine.torch.cache_clear()
+        assert machine.torch() == (tmp_path, "2.15.0+cu132", version)
