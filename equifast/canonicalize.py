@@ -34,7 +34,8 @@ class CanonicalForm:
     Attributes:
         image: (B, C, H, W) like the input, ``g_e⁻¹·x`` with e = ``element`` (a blend of those for ``soft``).
         element: (B,) int64, the chosen ids.
-        activations, probabilities: (B, E), the scores and their softmax.
+        activations, probabilities: (B, E), the scores and their softmax. The probabilities of a sample are NaN where it
+            fell back to the identity, for one of its activations is NaN or +inf, or all are −inf.
         vectors: (B, E, d), what the network made of the orbit; None when activations were given.
         group, padding_mode: of the call. The padding is that of the images; masks have one of their own.
     """
@@ -119,6 +120,17 @@ class CanonicalForm:
             raise ValueError("vectors: none here, since activations were given; no contrastive loss")
         return losses.contrastive_loss(self.vectors, group=self.group, normalize=normalize)
 
+    @property
+    def tied(self) -> Tensor:
+        """Whether the activations leave open which element is right; (B,) bool, computed when asked for.
+
+        True where several elements share the largest activation, as returned, and where the sample fell back to the
+        identity because of an activation that is not finite. The canonical image of such a sample may change when the
+        sample is turned. That of every other sample does not, unless ``gumbel`` draws the element.
+        """
+        best = self.activations.amax(1, keepdim=True)
+        return ((self.activations == best).sum(1) > 1) | ~best.squeeze(1).isfinite()
+
     def identity_rate(self) -> Tensor:
         """Share of the batch that was canonical already; float32 scalar."""
         return (self.element == 0).float().mean()
@@ -166,6 +178,11 @@ def canonicalize(
     Where nothing is to be differentiated, a network that is made of modules of torch, torchvision, timm, transformers
     and this package, in eval mode and without hooks, runs on a CPU a few images at a time.
 
+    An activation of −inf masks its element, which is then never chosen. A sample with an activation of NaN or +inf, or
+    with −inf alone, falls back to the identity: its image is x itself, its probabilities are NaN, and no gradient
+    passes through its activations. The gradients of other samples and of the reference are what they would be without
+    it.
+
     Args:
         x: (B, C, H, W), floating.
         network: any callable (N, C, h, w) → (N, d). It may also return an object with ``logits`` or a
@@ -181,7 +198,8 @@ def canonicalize(
         padding_mode: "border" or "zeros", beyond the edge of an image.
         score: vectors (E·B, d) → activations (E·B,) in place of the reference, such as `scores.confidence` of a
             classifier's logits.
-        activations: (B, E) from elsewhere (the direct method, EquiAdapt); then network and reference are None.
+        activations: (B, E) from elsewhere (the direct method, EquiAdapt); then network and reference are None. −inf
+            masks an element.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from equifast import as_group, ops, orbit_scores, reference
+from equifast import as_group, canonicalize, ops, orbit_scores, reference
 
 from .cases import assert_near, assert_same, differentiable, ids, rand
 
@@ -116,3 +116,15 @@ def test_exported_ops_take_any_batch(name):
         strict=True,
     ):
         assert_near(actual, eager)
+
+
+def test_whether_a_form_is_tied_compiles_whole():
+    activations = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 2.0], [0.0, torch.nan, 2.0], [0.0, torch.inf, 0.0]])
+    activations = torch.cat((activations, torch.full((1, 3), -torch.inf)))
+
+    def tied(x, activations):
+        return canonicalize(x, None, None, group="C3", activations=activations).tied
+
+    compiled = torch.compile(tied, backend="aot_eager", fullgraph=True)
+    for form_tied in (tied, compiled):
+        assert form_tied(rand(5, 1, 4, 4), activations).tolist() == [True, False, True, True, True]
