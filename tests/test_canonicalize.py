@@ -6,11 +6,11 @@ from torch import nn
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from equifast import reference
-from equifast.canonicalize import CHUNK_BYTES, CanonicalForm, canonicalize
+from equifast import CanonicalForm, canonicalize, reference
 from equifast.estimators import ESTIMATORS
 from equifast.groups import Group, as_group
 from equifast.nn import Canonicalizer, ConvNetwork, fuse_first_layer
+from equifast.orbit_vectors import CHUNK_BYTES
 
 from .cases import on_rows
 

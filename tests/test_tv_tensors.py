@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from equifast.canonicalize import CanonicalForm
+from equifast import CanonicalForm
 from equifast.groups import as_group
 from equifast.targets import act_boxes, act_masks, act_points
 
