@@ -4,6 +4,7 @@
 Elsewhere the test is skipped, with the reason.
 """
 
+import functools
 import json
 import os
 import sys
@@ -33,6 +34,17 @@ def equiadapt():
     import equiadapt
 
     return equiadapt
+
+
+@functools.cache
+def torchvision():
+    """torchvision, also where it was built for CUDA and torch was not."""
+    try:
+        published.declare_torchvision_operators()
+        import torchvision
+    except Exception as error:  # what doesn't fit this torch raises more than ImportError
+        missing(error)
+    return torchvision
 
 
 def path(name):

@@ -9,8 +9,8 @@ from equifast import as_group, canonicalize, lazy_orbit, reference
 from equifast.nn import Canonicalizer
 
 from . import peers
+from .peers import torchvision
 from .test_lazy_orbit import Counted
-from .torchvision_beside_cpu import torchvision
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from equifast.groups import as_group
 from equifast.targets import act_boxes, act_masks, act_points
 
 from .cases import rand
-from .torchvision_beside_cpu import torchvision
+from .peers import torchvision
 
 SIZE = (8, 8)
 UPRIGHT = ["XYXY", "XYWH", "CXCYWH"]
