@@ -10,8 +10,8 @@ from equifast import CanonicalForm
 from equifast.groups import as_group
 from equifast.targets import act_boxes, act_masks, act_points
 
-from .cases import rand
-from .peers import torchvision
+from ..cases import rand
+from . import torchvision
 
 SIZE = (8, 8)
 UPRIGHT = ["XYXY", "XYWH", "CXCYWH"]

@@ -1,7 +1,7 @@
-"""Packages that this one is compared with, where they are installed.
+"""Tests beside other packages: those that this one is compared with, and those whose networks it runs.
 
-``make test`` installs them and sets EQUIFAST_REQUIRE_PEERS, so that a peer that can't be imported fails a test there.
-Elsewhere the test is skipped, with the reason.
+``make test-peers`` installs them and sets EQUIFAST_REQUIRE_PEERS, so that a peer that can't be imported fails a test
+there. Elsewhere the test is skipped, with the reason.
 """
 
 import functools
