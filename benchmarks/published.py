@@ -29,7 +29,7 @@ _keep_alive: list = []
 def package() -> tuple[SimpleNamespace | None, str]:
     """What is used of equiadapt and kornia, and ""; or None, and why."""
     try:
-        _declare_torchvision_operators()
+        declare_torchvision_operators()
         from equiadapt.images.canonicalization.discrete_group import (
             OptimizedGroupEquivariantImageCanonicalization as Optimized,
         )
@@ -51,7 +51,7 @@ def note() -> str:
     return "" if found is not None else f"path rewritten, as the package can't be imported: {why}"
 
 
-def _declare_torchvision_operators() -> None:
+def declare_torchvision_operators() -> None:
     """Let a torchvision built for CUDA be imported beside a torch without it: two schemas it insists on."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or _keep_alive:

@@ -16,7 +16,8 @@ except Exception as error:  # so that equifast.info can still tell why
 
 else:
     from . import backends, losses, native, nn, reference, scores
-    from .canonicalize import CanonicalForm, canonicalize
+    from .canonical_form import CanonicalForm
+    from .canonicalize import canonicalize
     from .groups import CyclicGroup, DihedralGroup, Group, as_group
     from .nn.fusion import fuse_first_layer
     from .ops import (

@@ -2,140 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
-
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch import Tensor
 from torch.nn.parameter import UninitializedTensorMixin
-from torch.utils import _pytree
 
-from . import checks, lazy_orbit, losses, ops, targets
+from . import checks, ops
+from .canonical_form import CanonicalForm
 from .estimators import ESTIMATORS
 from .groups import Group, as_group
+from .orbit_vectors import Network, orbit_vectors
 from .reference import OrbitScores
-
-Network = Callable[[Tensor], Any]
-
-#: Bytes of orbit that a network takes at once where it may be run in parts: 64 rows of 3×96×96 float32. Twice as many
-#: rows made `ConvNetwork` 50 % slower (2 cores), because each layer's output was then fresh memory from the system.
-CHUNK_BYTES = 7 << 20
-
-#: Libraries whose modules, in eval mode, treat every row alone and keep no state of a call.
-STATELESS = ("equifast", "timm", "torch", "torchvision", "transformers")
-
-
-@dataclass(frozen=True, eq=False)
-class CanonicalForm:
-    """What `canonicalize` found out about a batch. A pytree of its tensors; holds all the state there is.
-
-    Attributes:
-        image: (B, C, H, W) like the input, ``g_e⁻¹·x`` with e = ``element`` (a blend of those for ``soft``).
-        element: (B,) int64, the chosen ids.
-        activations, probabilities: (B, E), the scores and their softmax.
-        vectors: (B, E, d), what the network made of the orbit; None when activations were given.
-        group, padding_mode: of the call. The padding is that of the images; masks have one of their own.
-    """
-
-    image: Tensor
-    element: Tensor
-    activations: Tensor
-    probabilities: Tensor
-    vectors: Tensor | None
-    group: Group
-    padding_mode: str = "border"
-
-    def invert(self, y: Tensor, representation: str = "trivial") -> Tensor:
-        """Outputs on canonical images back to the frame of the inputs, ``g_e·y``: (B, C', H', W') → the same.
-
-        Representation "trivial": channels stay; "regular": blocks of E channels, ``out[k] = in[g⁻¹k]``; "vector":
-        pairs of channels (x right, y down). Floating; label maps are for `invert_masks`.
-
-        Raises:
-            ValueError, TypeError: naming ``y`` or ``representation``.
-        """
-        checks.images("y", y)
-        if y.shape[0] != self.element.shape[0]:
-            raise ValueError(f"y: expected {self.element.shape[0]} images as in the form, got {y.shape[0]}")
-        checks.same_device(element=self.element, y=y)
-        checks.channels("y", y, representation, self.group.order)
-        return ops.act(
-            y,
-            self.element,
-            group=self.group,
-            representation=representation,
-            padding_mode=self.padding_mode,
-        )
-
-    def transform_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Boxes of the inputs to those of the canonical images; see `targets.act_boxes`.
-
-        Boxes are (B, N, 4) or a list of (N_i, 4), in pixels of images of this form's size.
-        """
-        return targets.act_boxes(boxes, self.element, group=self.group, size=self._size, inverse=True)
-
-    def invert_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Boxes on canonical images (predictions, say) back to the inputs; see `targets.act_boxes`."""
-        return targets.act_boxes(boxes, self.element, group=self.group, size=self._size)
-
-    def transform_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Pixel positions of the inputs to those of the canonical images; see `targets.act_points`.
-
-        Points are (B, N, 2) or a list of (N_i, 2), in pixels of images of this form's size.
-        """
-        return targets.act_points(points, self.element, group=self.group, size=self._size, inverse=True)
-
-    def invert_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """Pixel positions on canonical images back to the inputs; see `targets.act_points`."""
-        return targets.act_points(points, self.element, group=self.group, size=self._size)
-
-    def transform_masks(
-        self, masks: Tensor | Sequence[Tensor], *, padding_mode: str = "zeros", fill: float = 0
-    ) -> Tensor | list[Tensor]:
-        """Masks of the inputs to those of the canonical images; see `targets.act_masks`.
-
-        Masks are (B, H, W), (B, N, H, W) or a list of (N_i, H, W). Beyond their edge lies ``fill``, whatever
-        ``padding_mode`` the images have: an object at the edge does not grow as the repeated edge of its image does.
-        """
-        options = {"padding_mode": padding_mode, "fill": fill}
-        return targets.act_masks(masks, self.element, group=self.group, inverse=True, **options)
-
-    def invert_masks(
-        self, masks: Tensor | Sequence[Tensor], *, padding_mode: str = "zeros", fill: float = 0
-    ) -> Tensor | list[Tensor]:
-        """Masks on canonical images back to the inputs, with ``fill`` beyond their edge; see `targets.act_masks`."""
-        options = {"padding_mode": padding_mode, "fill": fill}
-        return targets.act_masks(masks, self.element, group=self.group, **options)
-
-    def prior_loss(self, target: Tensor | None = None, *, beta: float | None = None) -> Tensor:
-        """`losses.prior_loss` of the activations."""
-        return losses.prior_loss(self.activations, target, beta=beta)
-
-    def contrastive_loss(self, *, normalize: bool = False) -> Tensor:
-        """`losses.contrastive_loss` of the vectors."""
-        if self.vectors is None:
-            raise ValueError("vectors: none here, since activations were given; no contrastive loss")
-        return losses.contrastive_loss(self.vectors, group=self.group, normalize=normalize)
-
-    def identity_rate(self) -> Tensor:
-        """Share of the batch that was canonical already; float32 scalar."""
-        return (self.element == 0).float().mean()
-
-    @property
-    def _size(self) -> tuple[int, int]:
-        return self.image.shape[-2], self.image.shape[-1]
-
-
-_TENSORS = tuple(field.name for field in fields(CanonicalForm) if field.name not in ("group", "padding_mode"))
-
-_pytree.register_pytree_node(
-    CanonicalForm,
-    lambda form: ([getattr(form, name) for name in _TENSORS], (form.group, form.padding_mode)),
-    lambda tensors, context: CanonicalForm(*tensors, *context),
-    serialized_type_name="equifast.CanonicalForm",
-)
 
 
 def canonicalize(
@@ -166,6 +42,11 @@ def canonicalize(
     Where nothing is to be differentiated, a network that is made of modules of torch, torchvision, timm, transformers
     and this package, in eval mode and without hooks, runs on a CPU a few images at a time.
 
+    An activation of −inf masks its element, which is then never chosen. A sample with an activation of NaN or +inf, or
+    with −inf alone, falls back to the identity: its image is x itself, its probabilities are NaN, and no gradient
+    passes through its activations. The gradients of other samples and of the reference are what they would be without
+    it.
+
     Args:
         x: (B, C, H, W), floating.
         network: any callable (N, C, h, w) → (N, d). It may also return an object with ``logits`` or a
@@ -181,7 +62,8 @@ def canonicalize(
         padding_mode: "border" or "zeros", beyond the edge of an image.
         score: vectors (E·B, d) → activations (E·B,) in place of the reference, such as `scores.confidence` of a
             classifier's logits.
-        activations: (B, E) from elsewhere (the direct method, EquiAdapt); then network and reference are None.
+        activations: (B, E) from elsewhere (the direct method, EquiAdapt); then network and reference are None. −inf
+            masks an element.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
@@ -203,7 +85,7 @@ def canonicalize(
         if (reference is None) == (score is None):
             raise ValueError("reference: expected either it or score, got " + ("both" if score else "neither"))
         small = x if preprocess is None else _preprocess(preprocess, x)
-        vectors = _orbit_vectors(small, network, group, padding_mode)
+        vectors = orbit_vectors(small, network, group, padding_mode)
         _initialize(reference, vectors)
         scores = _scores(vectors, reference, score, x, group, beta, similarity)
         vectors = vectors.unflatten(0, (group.order, x.shape[0])).transpose(0, 1)
@@ -257,66 +139,3 @@ def _initialize(reference: Tensor | None, vectors: Tensor) -> None:
     with torch.inference_mode(False), torch.no_grad():
         reference.materialize(vectors.shape[1:])
         reference.normal_()
-
-
-def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str) -> Tensor:
-    """``network(orbit(x))``, (E·B, d), checked."""
-    makes_orbit = getattr(network, "orbit_group", None) is not None
-    if makes_orbit and (network.orbit_group.name, network.padding_mode) != (group.name, padding_mode):
-        theirs, ours = f"{network.orbit_group} with {network.padding_mode}", f"{group} with {padding_mode}"
-        raise ValueError(f"network: makes the orbit of {theirs} padding, called for {ours}")
-
-    def run(images: Tensor) -> Tensor:
-        output = network(images) if makes_orbit else lazy_orbit.run(network, images, group, padding_mode)
-        vectors = _vectors_of(output)
-        rows = group.order * images.shape[0]
-        if not isinstance(vectors, Tensor) or vectors.dim() != 2 or vectors.shape[0] != rows:
-            got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
-            raise ValueError(f"network: expected to return ({rows}, d), got {got}")
-        return vectors
-
-    step = _chunk(x, network, group)
-    if step >= x.shape[0]:
-        return run(x)
-    vectors: Tensor | None = None
-    for start in range(0, x.shape[0], step):
-        images = x[start : start + step]
-        part = run(images).unflatten(0, (group.order, images.shape[0]))
-        if vectors is None:
-            vectors = part.new_empty(group.order, x.shape[0], part.shape[2])
-        vectors[:, start : start + step] = part
-    return vectors.flatten(0, 1)
-
-
-def _vectors_of(output: Any) -> Any:
-    """The vectors in what a network returned: the output itself, or those in an output object of transformers."""
-    if isinstance(output, Tensor):
-        return output
-    for name in ("logits", "pooler_output"):
-        if isinstance(getattr(output, name, None), Tensor):
-            return getattr(output, name)
-    return output
-
-
-def _chunk(x: Tensor, network: Network, group: Group) -> int:
-    """Images to run at once: all of them, or CHUNK_BYTES of orbit where parts give the same as the whole."""
-    everything = max(x.shape[0], 1)
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or not isinstance(network, nn.Module):
-        return everything
-    orbit_bytes = group.order * x[:1].numel() * x.element_size()
-    fitting = max(CHUNK_BYTES // max(orbit_bytes, 1), 1)
-    if fitting >= everything:
-        return everything
-    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in network.parameters())):
-        return everything
-    in_parts = not _has_any_global_hook() and all(map(_treats_rows_alone, network.modules()))
-    return fitting if in_parts else everything
-
-
-def _treats_rows_alone(module: nn.Module) -> bool:
-    """Whether the module gives each row the same result whatever the others are, and nobody watches its calls."""
-    if module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
-        return False
-    if type(module).__module__.partition(".")[0] not in STATELESS:
-        return False
-    return not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is not None

@@ -3,6 +3,10 @@
 Each is a function ``(x, scores, group, beta, padding_mode) -> (image, element)``: the images x (B, C, H, W) and their
 `OrbitScores` give the canonical images, like x, and the chosen ids (B,) int64. The hard ones return exactly
 ``g_e⁻¹·x``; they differ in what their backward pass pretends to have computed (paper 2405.14089, section 3).
+
+A sample whose probabilities are NaN has fallen back to the identity (see `reference.select`). With every estimator its
+weights are then one-hot: its image is x itself, the gradient of x is that of the identity, and its probabilities get no
+gradient.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from torch import Tensor
 from . import ops
 from .groups import Group
 from .ops.angle_inner import angle_inner
-from .reference import OrbitScores, accumulate_dtype
+from .reference import OrbitScores, accumulate_dtype, choice_weights, logits
 
 Estimator = Callable[[Tensor, OrbitScores, Group, float, str], tuple[Tensor, Tensor]]
 Table = tuple[float, ...]
@@ -38,8 +42,11 @@ def straight_through(
 
 
 def soft(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
-    """The expectation itself, ``Σ_e p_e·g_e⁻¹x``: a blend of images, and its own gradient."""
-    weights = scores.probabilities.to(accumulate_dtype(x.dtype))
+    """The expectation itself, ``Σ_e p_e·g_e⁻¹x``: a blend of images, and its own gradient.
+
+    A member with weight 0 is summed too, so a NaN in x is NaN in every place that a member moves it to.
+    """
+    weights = choice_weights(scores.probabilities, scores.element).to(accumulate_dtype(x.dtype))
     table = group.action_table(inverse=True)
     image = torch.ops.equifast.orbit_average(x, weights, table, [], [], padding_mode, False)
     return image, scores.element
@@ -49,9 +56,9 @@ def gumbel(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mo
     """A sample of ``softmax(beta·activations)`` instead of its arg max (Gumbel noise added before it), straight-through
     by the softmax of the noisy scores. Draws from the global generator of x's device.
     """
-    logits = scores.activations.to(accumulate_dtype(scores.activations.dtype)) * beta
-    noise = -torch.empty_like(logits).exponential_().log()
-    return straight_through(x, ops.select(logits + noise, 1.0), group, 1.0, padding_mode)
+    activations = scores.activations.to(accumulate_dtype(scores.activations.dtype))
+    noise = -torch.empty_like(activations).exponential_().log()
+    return straight_through(x, ops.select(logits(activations, beta) + noise, 1.0), group, 1.0, padding_mode)
 
 
 def angle(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
@@ -82,20 +89,21 @@ ESTIMATORS: dict[str, Estimator] = {
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, probabilities: Tensor, element: Tensor, table: Table, padding_mode: str) -> Tensor:
-        ctx.save_for_backward(x, probabilities)
+        ctx.save_for_backward(x, probabilities, element)
         ctx.table, ctx.padding_mode = table, padding_mode
         return torch.ops.equifast.act(x, element, table, [], [], padding_mode, False)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, probabilities = ctx.saved_tensors
+        x, probabilities, element = ctx.saved_tensors
         action = (ctx.table, [], [], ctx.padding_mode)
         dx = dp = None
         if ctx.needs_input_grad[0]:
-            weights = probabilities.to(accumulate_dtype(grad.dtype))
+            weights = choice_weights(probabilities, element).to(accumulate_dtype(grad.dtype))
             dx = torch.ops.equifast.orbit_average(grad, weights, *action, True)
         if ctx.needs_input_grad[1]:
             dp = torch.ops.equifast.orbit_inner(x, grad, *action).to(probabilities.dtype)
+            dp = dp.masked_fill(probabilities.isnan(), 0)
         return dx, dp, None, None, None
 
 
@@ -105,18 +113,19 @@ class _Angle(torch.autograd.Function):
         ctx, x: Tensor, probabilities: Tensor, element: Tensor, table: Table, padding_mode: str, group: Group
     ) -> Tensor:
         image = torch.ops.equifast.act(x, element, table, [], [], padding_mode, False)
-        ctx.save_for_backward(x, element, image)
-        ctx.table, ctx.padding_mode, ctx.group, ctx.dtype = table, padding_mode, group, probabilities.dtype
+        ctx.save_for_backward(x, probabilities, element, image)
+        ctx.table, ctx.padding_mode, ctx.group = table, padding_mode, group
         return image
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, element, image = ctx.saved_tensors
+        x, probabilities, element, image = ctx.saved_tensors
         dx = dp = None
         if ctx.needs_input_grad[0]:
             dx = torch.ops.equifast.act(grad, element, ctx.table, [], [], ctx.padding_mode, True)
         if ctx.needs_input_grad[1]:
-            dp = angle_gradient(x, image, grad, element, ctx.group, ctx.padding_mode).to(ctx.dtype)
+            dp = angle_gradient(x, image, grad, element, ctx.group, ctx.padding_mode).to(probabilities.dtype)
+            dp = dp.masked_fill(probabilities.isnan(), 0)
         return dx, dp, None, None, None, None
 
 

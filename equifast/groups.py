@@ -7,14 +7,32 @@ then a counter-clockwise rotation (as displayed). Ids are integers everywhere; a
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
+from operator import index
+from typing import TypeVar
+
+import torch
 
 Matrix = tuple[float, float, float, float]
 
 #: Floats per row of an action table: the exact-permutation code, then a 2×2 matrix in row-major order.
 ROW = 5
+
+
+Function = TypeVar("Function", bound=Callable)
+
+
+def remembered(function: Function) -> Function:
+    """Cache a function of numbers and strings. torch.compile calls it while tracing, and takes the result as it is."""
+    cached = lru_cache(maxsize=256)(function)
+
+    @wraps(function)
+    def call(*args):
+        return cached(*args)
+
+    return torch.compiler.assume_constant_result(call)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +57,8 @@ class Group:
     @property
     def order(self) -> int:
         """Number of elements, E in the shapes of this package."""
-        return 2 * self.n if self.reflections else self.n
+        # For torch.compile, n may be a symbol; its index is a number.
+        return (2 if self.reflections else 1) * index(self.n)
 
     @property
     def name(self) -> str:
@@ -91,20 +110,27 @@ class Group:
         position: ``Q`` is the exact permutation ``code = q + 4r`` (q quarter turns after r flips), ``B`` a rotation by
         less than a quarter turn, the identity for the elements that map a square pixel grid onto itself.
         """
-        return _action_table(self.n, self.reflections, inverse)
+        return _action_table(index(self.n), self.reflections, inverse)
+
+
+# torch.compile makes groups anew from their fields, so the constructors below take all of them.
 
 
 class CyclicGroup(Group):
     """C_n: the rotations by multiples of 360°/n."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, reflections: bool = False) -> None:
+        if reflections:
+            raise ValueError("reflections: expected False for a cyclic group, got True")
         super().__init__(n, False)
 
 
 class DihedralGroup(Group):
     """D_n: the rotations by multiples of 360°/n, and each of them after a left-right flip."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, reflections: bool = True) -> None:
+        if not reflections:
+            raise ValueError("reflections: expected True for a dihedral group, got False")
         super().__init__(n, True)
 
 
@@ -114,10 +140,11 @@ def as_group(group: Group | str) -> Group:
         return group
     if not isinstance(group, str):
         raise TypeError(f"group: expected a Group or a name such as 'C4', got {type(group).__name__}")
-    match = re.fullmatch(r"([CD])([1-9]\d*)", group)
-    if match is None:
+    # Not by a regular expression, which torch.compile would trace.
+    letter, n = group[:1], group[1:]
+    if letter not in ("C", "D") or not (n.isascii() and n.isdigit()) or n[0] == "0":
         raise ValueError(f"group: expected 'C<n>' or 'D<n>' with n ≥ 1, got {group!r}")
-    return (DihedralGroup if match[1] == "D" else CyclicGroup)(int(match[2]))
+    return (DihedralGroup if letter == "D" else CyclicGroup)(int(n))
 
 
 def quarter_turn(code: int) -> Matrix:
@@ -144,7 +171,7 @@ def _cosine(k: int, n: int) -> float:
     return math.sin(math.pi / 2 * (n - k) / n)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _action_table(n: int, reflections: bool, inverse: bool) -> tuple[float, ...]:
     rows: list[float] = []
     for r in range(2 if reflections else 1):

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from . import checks, ops
 from .groups import CyclicGroup, Group, as_group
-from .reference import accumulate_dtype
+from .reference import accumulate_dtype, logits
 
 
 def prior_loss(activations: Tensor, target: Tensor | None = None, *, beta: float | None = None) -> Tensor:
     """Mean cross-entropy of the choice with the identity: pulls canonical images to the orientation of the data.
 
     Equals ``F.cross_entropy(beta·activations, target)``. With cosine activations and no ``beta`` (as the paper's
-    authors have it) it can't fall below ``ln(1 + (E − 1)·e⁻²)``, 0.341 for C4.
+    authors have it) it can't fall below ``ln(1 + (E − 1)·e⁻²)``, 0.341 for C4. An activation of −inf masks its element
+    whatever ``beta`` is, and gets no gradient. The loss of a batch with NaN activations is NaN; the gradient of its
+    other samples is not.
 
     Args:
         activations: (B, E), floating.
@@ -33,9 +35,8 @@ def prior_loss(activations: Tensor, target: Tensor | None = None, *, beta: float
         target = torch.zeros(batch, dtype=torch.int64, device=activations.device)
     else:
         checks.elements("target", target, batch, order)
-    logits = activations.to(accumulate_dtype(activations.dtype))
-    loss = F.cross_entropy(logits if beta is None else logits * beta, target)
-    return loss.to(activations.dtype)
+    scores = logits(activations.to(accumulate_dtype(activations.dtype)), 1.0 if beta is None else beta)
+    return F.cross_entropy(scores, target).to(activations.dtype)
 
 
 def contrastive_loss(vectors: Tensor, *, group: Group | str | None = None, normalize: bool = False) -> Tensor:

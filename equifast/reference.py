@@ -127,7 +127,14 @@ def orbit_scores(
     wide = accumulate_dtype(vectors.dtype)
     v = vectors.to(wide).reshape(order, vectors.shape[0] // order, vectors.shape[1])
     r = reference.to(wide)
-    scores = F.cosine_similarity(v, r, dim=-1) if similarity == "cosine" else v @ r
+    cosine = similarity == "cosine"
+    scores = similarities(v, r, cosine)
+    if scores.requires_grad:
+        # A gradient of 0 that meets ∞ or NaN becomes NaN. So the vectors behind scores that pass no gradient are
+        # replaced before the scores are differentiated, and so is what is not finite in the reference.
+        passing = scores.isfinite() & is_usable(scores.t().to(vectors.dtype)).t()
+        finite = similarities(torch.where(passing[..., None], v, 1), torch.where(r.isfinite(), r, 1), cosine)
+        scores = torch.where(passing, finite, scores.detach())
     return select(scores.t(), beta, vectors.dtype)
 
 
@@ -159,26 +166,53 @@ def orbit_losses(
 ) -> OrbitLosses:
     """`orbit_scores`, mean cross-entropy of ``prior_beta·activations`` with ``target`` (B,), and `contrastive_loss`."""
     scores = orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)
-    logits = scores.activations.to(accumulate_dtype(vectors.dtype))
+    activations = scores.activations.to(accumulate_dtype(vectors.dtype))
     if target is None:
         target = torch.zeros_like(scores.element)
-    prior = F.cross_entropy(logits if prior_beta is None else logits * prior_beta, target).to(vectors.dtype)
+    prior = F.cross_entropy(logits(activations, 1.0 if prior_beta is None else prior_beta), target).to(vectors.dtype)
     return OrbitLosses(*scores, prior, contrastive_loss(vectors, group=group, normalize=normalize))
+
+
+def similarities(vectors: Tensor, reference: Tensor, cosine: bool) -> Tensor:
+    """The cosine or the inner product of each vector with the reference: (…, d) and (d,) → (…,)."""
+    return F.cosine_similarity(vectors, reference, dim=-1) if cosine else vectors @ reference
+
+
+def logits(scores: Tensor, beta: float) -> Tensor:
+    """``beta·scores``, in which a score of −inf stays −inf whatever ``beta`` is, and gets no gradient."""
+    return torch.where(scores == -torch.inf, -torch.inf, scores * beta)
+
+
+def is_usable(activations: Tensor) -> Tensor:
+    """Whether each sample can choose by its activations (B, E): none is NaN or +inf, and one is finite; (B, 1) bool."""
+    return (activations < torch.inf).all(1, keepdim=True) & (activations > -torch.inf).any(1, keepdim=True)
 
 
 def select(scores: Tensor, beta: float = 1.0, dtype: torch.dtype | None = None) -> OrbitScores:
     """Softmax of ``beta·scores`` over the group and the lowest id of the maximum; scores (B, E).
 
-    A sample with a non-finite score gets the identity and NaN probabilities.
+    A score of −inf masks its element: that has probability 0 for every ``beta`` and is never chosen. A sample with NaN
+    or +inf among its activations, or with −inf alone, falls back: it gets the identity and NaN probabilities. No
+    gradient passes through a score that is not finite, nor through any score of a sample that fell back.
     """
-    dtype = dtype or scores.dtype
-    finite = scores.isfinite().all(1, keepdim=True)
-    probabilities = torch.where(finite, scores * beta, torch.nan).softmax(1)
+    activations = scores.to(dtype or scores.dtype)
+    usable = is_usable(activations)
+    if scores.requires_grad:
+        scores = torch.where(usable & scores.isfinite(), scores, scores.detach())
+        activations = scores.to(activations.dtype)
+    probabilities = torch.where(usable, logits(scores, beta), torch.nan).softmax(1)
     ids = torch.arange(scores.shape[1], device=scores.device)
     best = scores.amax(1, keepdim=True)
-    element = torch.where(finite & (scores == best), ids, scores.shape[1]).amin(1)
-    element = torch.where(finite.squeeze(1), element, 0)
-    return OrbitScores(scores.to(dtype), probabilities.to(dtype), element)
+    element = torch.where(usable & (scores == best), ids, scores.shape[1]).amin(1)
+    element = torch.where(usable.squeeze(1), element, 0)
+    return OrbitScores(activations, probabilities.to(activations.dtype), element)
+
+
+def choice_weights(probabilities: Tensor, element: Tensor) -> Tensor:
+    """The probabilities (B, E), or one-hot at the chosen ``element`` (B,) for a sample whose probabilities are NaN."""
+    ids = torch.arange(probabilities.shape[1], device=probabilities.device)
+    one_hot = (ids == element[:, None]).to(probabilities.dtype)
+    return torch.where(probabilities.isnan(), one_hot, probabilities)
 
 
 def act(
@@ -223,15 +257,24 @@ def orbit_average(
 
 
 def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = False) -> Tensor:
-    """Mean over (B, E, E) of ``|⟨v_e, v_h⟩|·[e ≠ h]``; vectors (E·B, d)."""
+    """Mean over (B, E, E) of ``|⟨v_e, v_h⟩|·[e ≠ h]``; vectors (E·B, d).
+
+    A product that is not finite passes no gradient.
+    """
     order = as_group(group).order
     wide = accumulate_dtype(vectors.dtype)
     v = vectors.to(wide).reshape(order, vectors.shape[0] // order, vectors.shape[1]).transpose(0, 1)
-    if normalize:
-        v = F.normalize(v, dim=-1)
-    gram = v @ v.transpose(1, 2)
-    apart = 1 - torch.eye(order, dtype=wide, device=v.device)
-    return (gram * apart).abs().mean().to(vectors.dtype)
+
+    def products(v: Tensor) -> Tensor:
+        v = F.normalize(v, dim=-1) if normalize else v
+        return v @ v.transpose(1, 2)
+
+    gram = products(v)
+    if gram.requires_grad:
+        # As in `orbit_scores`: 0·∞ is NaN.
+        gram = torch.where(gram.isfinite(), products(torch.where(v.isfinite(), v, 0)), gram.detach())
+    itself = torch.eye(order, dtype=torch.bool, device=v.device)
+    return gram.masked_fill(itself, 0).abs().mean().to(vectors.dtype)
 
 
 def transform_channels(x: Tensor, permutation: Sequence[int], mixing: Sequence[float], element: int) -> Tensor:

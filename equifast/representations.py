@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from operator import index
 
-from .groups import Group
+from .groups import Group, remembered
 
 #: Channels one copy of the representation takes, for a group of order E.
 SIZES = {"trivial": lambda order: 1, "regular": lambda order: order, "vector": lambda order: 2}
 
 
-@lru_cache(maxsize=256)
 def channel_action(group: Group, representation: str, *, inverse: bool) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """ρ(g_e), or ρ(g_e⁻¹) if ``inverse``, for every e, as kernels read it: a permutation and a mixing,
     each perhaps empty.
@@ -18,6 +17,14 @@ def channel_action(group: Group, representation: str, *, inverse: bool) -> tuple
     ``permutation`` (E × E, regular): in each block of E channels, output k is input ``permutation[e·E + k] = g⁻¹k``.
     ``mixing`` (E × 4, vector): a row-major 2×2 matrix for each pair of channels (x right, y down).
     """
+    return _channel_action(index(group.n), group.reflections, representation, inverse)
+
+
+@remembered
+def _channel_action(
+    n: int, reflections: bool, representation: str, inverse: bool
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    group = Group(n, reflections)
     elements = range(group.order)
     acting = [group.inverse(e) if inverse else e for e in elements]
     if representation == "regular":

@@ -1,11 +1,13 @@
 """act: the kernel is the reference, each sample goes its own way, and elements compose."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equifast import act, orbit, reference
+from equifast import act, as_group, orbit, reference
 from equifast.representations import SIZES as REPRESENTATIONS
 
 from .cases import (
@@ -19,9 +21,11 @@ from .cases import (
     every,
     exact_elements,
     ids,
+    is_exact,
     problems,
     rand,
 )
+from .test_reference import grid_sampled
 
 
 @given(problems(), st.sampled_from(list(REPRESENTATIONS)), st.booleans(), st.integers(0, 100))
@@ -47,6 +51,39 @@ def test_act_is_the_reference_for_every_element(group, representation):
         x = rand(group.order, REPRESENTATIONS[representation](group.order), *shape, dtype=DTYPES[i % 4])
         options = {"group": group, "representation": representation, "inverse": i % 3 == 0}
         check(act(x, every(group), **options), reference.act(x, every(group), **options))
+
+
+@pytest.mark.parametrize("padding_mode", ["border", "zeros"])
+@pytest.mark.parametrize("shape", [(5, 5), (6, 6), (5, 8)])
+@pytest.mark.parametrize("group", KINDS, ids=str)
+def test_nan_spreads_as_by_grid_sample(group, shape, padding_mode):
+    """To every output that reads the pixel, even with weight 0, and beyond the edge to more. Exact elements move it."""
+    pixels = shape[0] * shape[1]
+    x = torch.zeros(pixels, pixels, dtype=torch.float64).fill_diagonal_(math.nan).view(pixels, 1, *shape)
+    for e in range(group.order):
+        element, options = torch.full((pixels,), e), {"group": group, "inverse": True, "padding_mode": padding_mode}
+        nan = act(x, element, **options).isnan()
+        assert torch.equal(nan, reference.act(x, element, **options).isnan())
+        if is_exact(group, e, shape):
+            assert torch.equal(nan, act(x.isnan().double(), element, **options) == 1)
+            continue
+        sampled = grid_sampled(x, group.matrix(e), padding_mode).isnan()
+        assert nan[sampled].all()
+        a, b, c, d = group.matrix(e)
+        rows = torch.arange(shape[0])[:, None] - (shape[0] - 1) / 2
+        columns = torch.arange(shape[1]) - (shape[1] - 1) / 2
+        inside = ((a * columns + b * rows).abs() < (shape[1] - 1) / 2) & (
+            (c * columns + d * rows).abs() < (shape[0] - 1) / 2
+        )
+        assert inside.any() and torch.equal(nan[..., inside], sampled[..., inside])
+
+
+def test_nan_reaches_an_output_that_weighs_it_with_0():
+    """The middle of an odd image stays where it is, and is summed with its neighbours below and to the right."""
+    x = torch.ones(9, 9).fill_diagonal_(math.nan).view(9, 1, 3, 3)
+    reached = act(x, torch.full((9,), 1), group="C8")[:, 0, 1, 1].isnan()
+    assert reached.tolist() == [False] * 4 + [True, True, False, True, True]
+    assert torch.equal(reached, grid_sampled(x, as_group("C8").matrix(7), "border")[:, 0, 1, 1].isnan())
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (17, 17), (9, 20), (131, 9)])

@@ -6,10 +6,11 @@ from torch import nn
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from equifast import reference
-from equifast.canonicalize import CHUNK_BYTES, CanonicalForm, canonicalize
+from equifast import CanonicalForm, canonicalize, reference
+from equifast.estimators import ESTIMATORS
 from equifast.groups import Group, as_group
 from equifast.nn import Canonicalizer, ConvNetwork, fuse_first_layer
+from equifast.orbit_vectors import CHUNK_BYTES
 
 from .cases import on_rows
 
@@ -237,13 +238,25 @@ class TestOtherScores:
         with pytest.raises(ValueError, match="vectors: none here"):
             form.contrastive_loss()
 
-    def test_a_score_that_is_not_finite_means_the_identity(self, network, x):
+    @pytest.mark.parametrize("estimator", ESTIMATORS)
+    def test_a_score_that_is_not_finite_means_the_identity(self, x, estimator):
         activations = torch.randn(4, 4, generator=torch.Generator().manual_seed(5))
         activations[1, 2], activations[2, 0] = torch.nan, torch.inf
-        form = canonicalize(x, None, None, group="C4", activations=activations)
+        form = canonicalize(x, None, None, group="C4", activations=activations, estimator=estimator)
         assert form.element[1] == 0 and form.element[2] == 0
         assert form.probabilities[1:3].isnan().all() and form.probabilities[[0, 3]].isfinite().all()
         assert torch.equal(form.image[1:3], x[1:3])
+        assert form.tied.tolist() == [False, True, True, False]
+
+    def test_minus_infinity_masks_elements(self, network, x):
+        """Activations from outside and a scoring callable alike: here all but the half turn."""
+        mask = torch.tensor([-torch.inf, -torch.inf, 0.0, -torch.inf])
+        given = canonicalize(x, None, None, group="C4", activations=mask.expand(4, 4), beta=0.0)
+        scored = run(network, x, None, "C4", score=lambda v: v.sum(1) + mask.repeat_interleave(4))
+        for form in (given, scored):
+            assert form.element.tolist() == [2] * 4
+            assert torch.equal(form.probabilities, torch.eye(4)[[2] * 4])
+            assert torch.equal(form.image, x.rot90(2, (2, 3)))
 
 
 class TestGradients:
@@ -277,6 +290,35 @@ class TestGradients:
             grads.append([r.grad, *(p.grad for p in network.parameters())])
         for a, b in zip(*grads, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+    @pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "gumbel"])  # whose noise differs
+    def test_a_sample_that_falls_back_changes_no_gradient_of_others(self, x, vector, estimator):
+        """The vectors of the third image are NaN: all gradients are those of the batch without that image."""
+        weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+        def step(rows, nan):
+            images, r, network = x[rows].requires_grad_(), vector.clone().requires_grad_(), small_network().eval()
+            outputs = []
+
+            def spoiled(members):
+                outputs.append(network(members))
+                return outputs[0] + nan
+
+            form = canonicalize(images, spoiled, r, group="D4", estimator=estimator)
+            losses = form.prior_loss() + form.contrastive_loss()
+            loss = (form.image * weight[rows]).sum() + len(rows) * losses
+            return form, torch.autograd.grad(loss, [images, *outputs, r, *network.parameters()])
+
+        nan = torch.zeros(8, 4, 1)
+        nan[:, 2] = torch.nan
+        form, (of_x, of_vectors, *of_parameters) = step([0, 1, 2, 3], nan.flatten(0, 1))
+        _, (expected_of_x, _, *expected) = step([0, 1, 3], 0)
+        assert form.probabilities.isnan().all(1).tolist() == [False, False, True, False]
+        assert torch.equal(form.image[2], x[2]) and torch.equal(of_x[2], weight[2])
+        torch.testing.assert_close(of_x[[0, 1, 3]], expected_of_x)
+        assert not of_vectors.unflatten(0, (8, 4))[:, 2].any()
+        for actual, same in zip(of_parameters, expected, strict=True):
+            torch.testing.assert_close(actual, same, rtol=1e-4, atol=1e-5)
 
     def test_forms_are_independent(self, x, vector):
         """Two batches under way at once, the losses of the first taken last."""

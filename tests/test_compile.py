@@ -1,10 +1,14 @@
 """Every op under torch.compile and torch.export: one graph, the same values, no recompilation."""
 
+import subprocess
+import sys
+from dataclasses import fields
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from equifast import as_group, ops, orbit_scores, reference
+from equifast import CyclicGroup, DihedralGroup, Group, as_group, canonicalize, ops, orbit_scores, reference
 
 from .cases import assert_near, assert_same, differentiable, ids, rand
 
@@ -116,3 +120,59 @@ def test_exported_ops_take_any_batch(name):
         strict=True,
     ):
         assert_near(actual, eager)
+
+
+def test_whether_a_form_is_tied_compiles_whole():
+    activations = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 2.0], [0.0, torch.nan, 2.0], [0.0, torch.inf, 0.0]])
+    activations = torch.cat((activations, torch.full((1, 3), -torch.inf)))
+
+    def tied(x, activations):
+        return canonicalize(x, None, None, group="C3", activations=activations).tied
+
+    compiled = torch.compile(tied, backend="aot_eager", fullgraph=True)
+    for form_tied in (tied, compiled):
+        assert form_tied(rand(5, 1, 4, 4), activations).tolist() == [True, False, True, True, True]
+
+
+COLD = """
+import warnings
+import torch
+import equifast
+
+warnings.simplefilter("error")
+x, element = torch.rand(2, 2, 8, 8), torch.tensor([0, 1])
+
+def step(x, group):
+    moved = equifast.orbit(equifast.act(x, element, group=group, representation="vector"), group)
+    weights = torch.full((2, equifast.as_group(group).order), 0.5)
+    return moved, equifast.orbit_average(moved, weights, group=group)
+
+compiled = torch.compile(step, fullgraph=True, backend="eager")
+for group in (GROUPS):
+    for ours, theirs in zip(compiled(x, group), step(x, group)):
+        assert torch.equal(ours, theirs), group
+"""
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        '"C4", "D8", "C6"',
+        "equifast.CyclicGroup(3), equifast.CyclicGroup(5), equifast.CyclicGroup(7)",
+        "equifast.DihedralGroup(4), equifast.Group(6, True), equifast.CyclicGroup(2)",
+    ],
+)
+def test_groups_compile_in_a_process_that_has_met_none(groups):
+    """By name and as objects, one after the other, without a warning: the compiler sees the first one cold."""
+    code = COLD.replace("GROUPS", groups)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_groups_made_from_their_fields_are_the_same():
+    for group in (CyclicGroup(5), DihedralGroup(5), Group(5), Group(5, True)):
+        assert type(group)(**{field.name: getattr(group, field.name) for field in fields(group)}) == group
+    with pytest.raises(ValueError, match="reflections: expected False for a cyclic group"):
+        CyclicGroup(4, True)
+    with pytest.raises(ValueError, match="reflections: expected True for a dihedral group"):
+        DihedralGroup(4, False)

@@ -186,6 +186,59 @@ def test_angle_differentiates_twice():
     assert torch.autograd.gradcheck(slopes, (x, upstream.requires_grad_()), fast_mode=True)
 
 
+@pytest.mark.parametrize("bad", [[math.nan], [math.inf], [-math.inf] * 8], ids=str)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_sample_that_falls_back_is_the_identity_and_changes_no_other(name, bad):
+    results = []
+    for spoiled in (False, True):
+        x, activations, upstream = problem("D4")
+        if spoiled:
+            with torch.no_grad():
+                activations[1, 8 - len(bad) :] = torch.tensor(bad, dtype=torch.float64)
+        torch.manual_seed(0)
+        image, element = estimate(name, x, activations, "D4")
+        wanted = [x] if name == "none" else [x, activations]
+        results.append([image, element, *torch.autograd.grad(image, wanted, upstream)])
+    image, element, dx, *da = results[1]
+    assert torch.equal(image[1], x[1]) and element[1] == 0
+    assert torch.equal(dx[1], upstream[1])
+    assert not any(grad[1].any() for grad in da)
+    for spoiled, clean in zip(results[1], results[0], strict=True):
+        assert torch.equal(spoiled[[0, 2]], clean[[0, 2]])
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name != "none"])
+def test_nothing_passes_to_the_activations_of_a_sample_that_falls_back_even_from_images_of_nan(name):
+    x, activations, upstream = problem("C8")
+    with torch.no_grad():
+        x[1, 0, 2, 3] = activations[1, 5] = upstream[1, 1, 0, 0] = math.nan
+    image, _ = estimate(name, x, activations, "C8")
+    dx, da = torch.autograd.grad(image, (x, activations), upstream)
+    assert not da[1].any()
+    assert all(t[[0, 2]].isfinite().all() for t in (image, dx, da))
+
+
+@pytest.mark.parametrize("beta", [2.0, 0.0, -1.0])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_masked_elements_are_never_chosen_and_get_no_gradient(name, beta):
+    """What is left of D4 without its reflections is C4, by every estimator."""
+    x, activations, upstream = problem("C4", batch=40)
+    masked = F.pad(activations.detach(), (0, 4), value=-math.inf).requires_grad_()
+    image, element = estimate(name, x, masked, "D4", beta)
+    assert (element < 4).all()
+    if name != "none":
+        dx, da = torch.autograd.grad(image, (x, masked), upstream)
+        assert not da[:, 4:].any()
+    if name != "gumbel":
+        expected, same = estimate(name, x, activations, "C4", beta)
+        torch.testing.assert_close(image, expected)
+        assert torch.equal(element, same)
+        if name != "none":
+            of_x, of_activations = torch.autograd.grad(expected, (x, activations), upstream)
+            torch.testing.assert_close(dx, of_x)
+            torch.testing.assert_close(da[:, :4], of_activations)
+
+
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_gradients_keep_the_types_of_their_inputs(name, dtype):

@@ -25,6 +25,22 @@ def test_prior_of_cosines_has_the_documented_floor_unless_beta_lifts_it():
     assert prior_loss(best, beta=20.0).item() < 1e-6
 
 
+@pytest.mark.parametrize("beta", [None, 2.0, 0.0, -1.0])
+def test_prior_leaves_masked_elements_out_and_one_bad_sample_to_itself(beta):
+    a = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    padded = F.pad(a, (0, 2), value=-math.inf).requires_grad_()
+    expected = prior_loss(a.requires_grad_(), beta=beta)
+    torch.testing.assert_close(prior_loss(padded, beta=beta), expected)
+    (of_padded,) = torch.autograd.grad(prior_loss(padded, beta=beta), padded)
+    (of_a,) = torch.autograd.grad(expected, a)
+    torch.testing.assert_close(of_padded, F.pad(of_a, (0, 2)))
+    broken = padded.detach().index_fill(0, torch.tensor(1), math.nan).requires_grad_()
+    loss = prior_loss(broken, beta=beta)
+    assert loss.isnan()
+    (of_broken,) = torch.autograd.grad(loss, broken)
+    torch.testing.assert_close(of_broken[[0, 2, 3]], of_padded[[0, 2, 3]])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_prior_sums_in_a_wide_type(dtype):
     a = torch.randn(64, 16, generator=torch.Generator().manual_seed(1)).to(dtype)

@@ -1,5 +1,7 @@
 """orbit_linear_scores: orbit_scores of a linear layer, values and gradients, and what it refuses."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -143,6 +145,30 @@ def test_what_is_wrong_is_named(change, error, message):
     arguments |= {"group": "C4"} | change
     with pytest.raises(error, match=message):
         orbit_linear_scores(**arguments)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_sample_that_falls_back_changes_no_gradient_of_others(bad, similarity):
+    """Nor one of the layer: features that are not finite count for nothing, whatever gradient comes from above."""
+    features, *parameters = inputs(GROUPS[3], 4, 6, 5)
+    others = torch.arange(4) != 2
+    rest = features.unflatten(0, (4, 4))[:, others].flatten(0, 1)
+    features[4 * 1 + 2, 3] = bad
+    upstream = rand(2, 4, 4, seed=7)
+    results = []
+    for x, above in ((features, upstream), (rest, upstream[:, others])):
+        leaves = [t.clone().requires_grad_() for t in (x, *parameters)]
+        out = orbit_linear_scores(*leaves, group="C4", beta=1.5, similarity=similarity)
+        above = above.masked_fill(out.probabilities.isnan(), math.nan)
+        results.append((out, torch.autograd.grad(out[:2], leaves, tuple(above))))
+    (out, (of_features, *of_parameters)), (_, (expected, *expected_of_parameters)) = results
+    assert out.probabilities.isnan().all(1).tolist() == [False, False, True, False]
+    of_features = of_features.unflatten(0, (4, 4))
+    assert_near(of_features[:, others].flatten(0, 1), expected)
+    assert not of_features[:, 2].any()
+    for actual, same in zip(of_parameters, expected_of_parameters, strict=True):
+        assert_near(actual, same)
 
 
 def test_autocast_is_the_layer_and_then_the_scores_under_autocast():

@@ -1,6 +1,6 @@
 """orbit_losses: the ops that it joins, values and gradients, and what it refuses."""
 
-import math
+import itertools
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from equifast import losses, orbit_losses, orbit_scores, reference
 
 from .cases import DTYPES, GROUPS, KINDS, assert_near, assert_same, ids, rand
+from .score_cases import SPOILS, check_a_vector_that_is_not_finite
 
 SIMILARITIES = ["cosine", "dot"]
 
@@ -115,15 +116,15 @@ def test_no_samples():
     assert_same(r.grad, torch.zeros(5))
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_score_that_is_not_finite(bad):
-    vectors, r = inputs(GROUPS[3], 4, 5)
-    vectors[4 * 2 + 1, 3] = bad
-    out = orbit_losses(vectors, r, group="C4", similarity="dot")
-    assert out.element[1] == 0 and out.probabilities[1].isnan().all()
-    assert not out.probabilities[[0, 2, 3]].isnan().any()
-    assert_same(out.prior, losses.prior_loss(out.activations))
-    assert not out.contrastive.isfinite()
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("how", "cosine"), SPOILS)
+def test_a_vector_that_is_not_finite(how, cosine, dtype):
+    def call(op, *args):
+        out = getattr(torch.ops.equifast, op)(*args)
+        return out if isinstance(out, tuple) else (out,)
+
+    for e, normalize in itertools.product((0, 4), (False, True)):
+        check_a_vector_that_is_not_finite(call, how, cosine, dtype, e, normalize)
 
 
 def test_any_layout():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from equifast import orbit_scores, reference
 
 from .cases import DTYPES, GROUPS, TOLERANCES, assert_near, assert_same, rand
+from .score_cases import SPOILS, spoil
 
 SIMILARITIES = ["cosine", "dot"]
 
@@ -67,23 +68,36 @@ def test_the_lowest_id_wins_a_tie(dtype, similarity):
 
 @given(
     group=st.sampled_from([g for g in GROUPS if g.order > 1]),
-    bad=st.sampled_from([math.nan, math.inf, -math.inf]),
-    similarity=st.sampled_from(SIMILARITIES),
+    how=st.sampled_from(SPOILS),
+    dtype=st.sampled_from(DTYPES),
     data=st.data(),
 )
-def test_a_score_that_is_not_finite_gives_the_identity_and_nan(group, bad, similarity, data):
-    dtype = data.draw(st.sampled_from(DTYPES))
+def test_a_score_that_is_not_finite_changes_its_sample_alone(group, how, dtype, data):
+    how, cosine = how
+    options = {"group": group, "similarity": "cosine" if cosine else "dot"}
     e, b = data.draw(st.integers(0, group.order - 1)), data.draw(st.integers(0, 19))
-    vectors = rand(group.order, 20, 5, dtype=dtype)
-    clean = orbit_scores(vectors.flatten(0, 1), rand(5, dtype=dtype), group=group, similarity=similarity)
-    vectors[e, b, 2] = bad
-    out = orbit_scores(vectors.flatten(0, 1), rand(5, dtype=dtype), group=group, similarity=similarity)
-    assert out.element[b] == 0
-    assert out.probabilities[b].isnan().all()
-    assert not out.activations[b, e].isfinite()
+    vectors, r = rand(group.order, 20, 5, dtype=dtype), rand(5, dtype=dtype)
+    clean = orbit_scores(vectors.flatten(0, 1), r, **options)
+    out = orbit_scores(spoil(vectors, r, e, b, how).flatten(0, 1), r, **options)
     others = torch.arange(20) != b
     for actual, expected in zip(out, clean, strict=True):
         assert_same(actual[others], expected[others])
+    assert not out.activations[b, e].isfinite()
+    if out.activations[b, e] == -math.inf:
+        assert out.probabilities[b, e] == 0 and out.element[b] != e
+        assert_near(out.probabilities[b].sum(), torch.ones(()))
+    else:
+        assert out.probabilities[b].isnan().all() and out.element[b] == 0
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_sample_all_of_whose_scores_are_masked_falls_back(dtype, similarity):
+    """By the cosine all scores are NaN instead."""
+    vectors, r = rand(4, 2, 5, dtype=dtype), rand(5, dtype=dtype)
+    vectors[:, 1] = -math.inf * r.sign()
+    out = orbit_scores(vectors.flatten(0, 1), r, group="C4", similarity=similarity)
+    assert out.probabilities.isnan().all(1).tolist() == [False, True] and out.element[1] == 0
 
 
 def test_nothing_outside_the_group_comes_of_a_bad_reference():

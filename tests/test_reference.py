@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equifast import reference
@@ -139,14 +139,65 @@ def test_select_takes_the_lowest_id_of_the_maximum(row, beta):
     assert_near(out.probabilities, (beta * scores.double()).softmax(1))
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", [0, 3])
-def test_select_gives_the_identity_and_nan_where_a_score_is_not_finite(bad, place):
-    scores = torch.tensor([[0.0, 1.0, 2.0, 3.0]] * 3)
-    scores[1, place] = bad
-    out = select(scores)
-    assert out.element.tolist() == [3, 0, 3]
-    assert out.probabilities.isnan().tolist() == [[False] * 4, [True] * 4, [False] * 4]
+@given(
+    row=st.lists(st.sampled_from([-math.inf, math.inf, math.nan, 0.5]), min_size=1, max_size=8),
+    beta=st.sampled_from([0.0, 1.0, -2.0, 0.7]),
+)
+def test_select_masks_or_falls_back_where_a_score_is_not_finite(row, beta):
+    scores = torch.linspace(-1, 1, len(row), dtype=torch.float64) + torch.tensor([[0.0] * len(row), row])
+    leaf = scores.clone().requires_grad_()
+    out = select(leaf, beta)
+    (grad,) = torch.autograd.grad(out.probabilities, leaf, torch.full_like(leaf, 2.0).tril(), materialize_grads=True)
+    assert_same(out.activations.detach(), scores)
+    left = [e for e, score in enumerate(row) if score != -math.inf]
+    if not left or any(row[e] != 0.5 for e in left):
+        assert out.element[1] == 0 and out.probabilities[1].isnan().all()
+        assert not grad[1].any()
+        (grad,) = torch.autograd.grad(select(leaf, beta).activations.square().sum(), leaf)
+        assert not grad[1].any() and torch.equal(grad[0], 2 * scores[0])
+        return
+    # What is left of the group is chosen from as if it were the group.
+    assert out.element[1] == max(left)
+    masked = [e for e in range(len(row)) if e not in left]
+    assert not out.probabilities[1, masked].any() and not grad[1, masked].any()
+    rest = scores[1:, left].requires_grad_()
+    expected = select(rest, beta)
+    assert_near(out.probabilities[1:, left], expected.probabilities)
+    upstream = torch.full_like(leaf, 2.0).tril()[1:, left]
+    assert_near(grad[1:, left], torch.autograd.grad(expected.probabilities, rest, upstream)[0])
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@given(how=st.sampled_from([math.nan, math.inf, "overflow"]), e=st.integers(0, 3), b=st.integers(0, 4))
+@settings(max_examples=20)
+def test_a_sample_that_falls_back_changes_no_gradient_of_others(similarity, normalize, how, e, b):
+    """Gradients of the other vectors and of the reference are those of the batch without that sample."""
+    options = {"group": "C4", "beta": 1.5, "similarity": similarity, "normalize": normalize}
+    others = torch.arange(5) != b
+    clean, r = rand(4, 5, 6, dtype=torch.float64), rand(6, dtype=torch.float64, seed=1)
+    broken = clean.clone()
+    broken[e, b] = 1.5e308 * r.sign() if how == "overflow" else how
+
+    def gradients(vectors):
+        batch = vectors.shape[1]
+        leaves = vectors.flatten(0, 1).requires_grad_(), r.clone().requires_grad_()
+        out = reference.orbit_losses(*leaves, **options)
+        weight = torch.arange(1.0, 5.0, dtype=torch.float64)
+        terms = [(out.probabilities * weight).sum(1), out.activations.square().sum(1)]
+        loss = sum(term.sum() for term in terms) + batch * (out.prior + out.contrastive)
+        of_vectors, of_reference = torch.autograd.grad(loss, leaves)
+        return out, of_vectors.unflatten(0, (4, batch)), of_reference
+
+    out, of_vectors, of_reference = gradients(broken)
+    if how == "overflow" and similarity == "cosine":
+        assert out.probabilities.isfinite().all()  # the cosine of a large vector is what it is
+        return
+    _, expected_of_vectors, expected_of_reference = gradients(clean[:, others])
+    assert_near(of_vectors[:, others], expected_of_vectors)
+    assert_near(of_reference, expected_of_reference)
+    if how != "overflow":
+        assert not of_vectors[e, b].any() and of_vectors.isfinite().all()
 
 
 @pytest.mark.parametrize("normalize", [False, True])

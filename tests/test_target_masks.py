@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from equifast import reference
-from equifast.canonicalize import CanonicalForm
+from equifast import CanonicalForm, reference
 from equifast.groups import as_group
 from equifast.targets import act_masks
 

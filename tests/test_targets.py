@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from equifast import reference
-from equifast.canonicalize import CanonicalForm
+from equifast import CanonicalForm, reference
 from equifast.groups import as_group
 from equifast.targets import act_boxes, act_masks, act_points
 

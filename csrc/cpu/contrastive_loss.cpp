@@ -43,6 +43,7 @@ void contrastive_loss(const ContrastiveArgs& a, int64_t begin, int64_t end) {
 }
 
 // Tasks of kScoreSamples samples: dv_e = 2·scale·Σ_h sign⟨v_e, v_h⟩·v_h, through the normalisation if there is one.
+// A product that is not finite passes no gradient.
 void contrastive_loss_backward(const ContrastiveArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;
@@ -56,16 +57,16 @@ void contrastive_loss_backward(const ContrastiveArgs& a, int64_t begin, int64_t 
         std::memset(g.data(), 0, d * sizeof(A));
         for (int64_t h = 0; h < E; ++h) {
           const A product = gram[e * E + h], sign = (product > 0) - (product < 0);
-          if (sign != 0)
+          if (sign != 0 && std::isfinite(product))
             for (int64_t k = 0; k < d; ++k) g[k] += sign * v[h * d + k];
         }
         const A* u = &v[e * d];
         A factor = scale, radial = 0;
         if (a.normalize) {
           factor = scale / lengths[e];
-          radial = lengths[e] > kUnitFloor<A> ? dot(g.data(), u, d) : A(0);
+          if (lengths[e] > kUnitFloor<A> && std::isfinite(lengths[e])) radial = dot(g.data(), u, d);
         }
-        for (int64_t k = 0; k < d; ++k) g[k] = factor * (g[k] - radial * u[k]);
+        for (int64_t k = 0; k < d; ++k) g[k] = factor * (g[k] - times(radial, u[k]));
         narrow_row(g.data(), static_cast<T*>(a.grad_vectors) + (e * a.B + b) * d, d);
       }
     }

@@ -7,22 +7,26 @@ namespace {
 template <class A>
 constexpr A kNormFloor = A(1e-8);  // as F.cosine_similarity
 
-// Probabilities and the lowest id of the maximum; the identity and NaN where a score is not finite.
-template <class A>
+// Probabilities and the lowest id of the maximum. A score of −∞ masks its element; a sample with NaN or +∞, or with −∞
+// alone, gets the identity and NaN probabilities. T: the dtype in which the scores are returned, which decides that.
+template <class T, class A>
 int64_t softmax(const A* scores, int64_t E, A beta, A* probabilities) {
+  constexpr A kInfinity = std::numeric_limits<A>::infinity();
+  const auto returned = [&](int64_t e) { return widen(narrow<T>(scores[e])); };
+  const auto logit = [&](int64_t e) { return scores[e] > -kInfinity ? beta * scores[e] : -kInfinity; };
   int64_t best = 0;
-  bool finite = true;
+  bool usable = true;
   for (int64_t e = 0; e < E; ++e) {
-    finite = finite && std::isfinite(scores[e]);
+    usable = usable && returned(e) < kInfinity;
     if (scores[e] > scores[best]) best = e;
   }
-  if (!finite) {
+  if (!usable || returned(best) == -kInfinity) {
     for (int64_t e = 0; e < E; ++e) probabilities[e] = std::numeric_limits<A>::quiet_NaN();
     return 0;
   }
-  A top = beta * scores[0], sum = 0;
-  for (int64_t e = 1; e < E; ++e) top = beta * scores[e] > top ? beta * scores[e] : top;
-  for (int64_t e = 0; e < E; ++e) sum += probabilities[e] = std::exp(beta * scores[e] - top);
+  A top = -kInfinity, sum = 0;
+  for (int64_t e = 0; e < E; ++e) top = logit(e) > top ? logit(e) : top;
+  for (int64_t e = 0; e < E; ++e) sum += probabilities[e] = std::exp(logit(e) - top);
   for (int64_t e = 0; e < E; ++e) probabilities[e] /= sum;
   return best;
 }
@@ -43,14 +47,15 @@ void orbit_scores(const ScoreArgs& a, int64_t begin, int64_t end) {
         const A product = dot(v.data(), r.data(), a.d);
         scores[e] = a.cosine ? product / (norm(v.data(), a.d, kNormFloor<A>) * length) : product;
       }
-      a.element[b] = softmax(scores.data(), a.E, static_cast<A>(a.beta), probabilities);
+      a.element[b] = softmax<T>(scores.data(), a.E, static_cast<A>(a.beta), probabilities);
       narrow_row(scores.data(), static_cast<T*>(a.activations) + b * a.E, a.E);
       narrow_row(probabilities, static_cast<T*>(a.probabilities) + b * a.E, a.E);
     }
   });
 }
 
-// Tasks of kScoreSamples samples, each with its own partial gradient of the reference.
+// Tasks of kScoreSamples samples, each with its own partial gradient of the reference. No gradient passes through a
+// score that is not finite, nor through any of a sample that fell back: whose probabilities are NaN.
 void orbit_scores_backward(const ScoreGradArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;
@@ -68,7 +73,8 @@ void orbit_scores_backward(const ScoreGradArgs& a, int64_t begin, int64_t end) {
         if (a.grad_activations) widen_row(static_cast<const T*>(a.grad_activations) + b * E, grad, E);
         else std::memset(grad, 0, E * sizeof(A));
         widen_row(static_cast<const T*>(a.probabilities) + b * E, p, E);
-        if (a.grad_probabilities && p[0] == p[0]) {
+        const bool usable = p[0] == p[0];
+        if (a.grad_probabilities && usable) {
           widen_row(static_cast<const T*>(a.grad_probabilities) + b * E, gp, E);
           A mean = 0;
           for (int64_t e = 0; e < E; ++e) mean += p[e] * gp[e];
@@ -77,19 +83,22 @@ void orbit_scores_backward(const ScoreGradArgs& a, int64_t begin, int64_t end) {
         for (int64_t e = 0; e < E; ++e) {
           const int64_t row = (e * a.B + b) * d;
           widen_row(static_cast<const T*>(a.vectors) + row, v.data(), d);
-          A across = grad[e], along = 0;  // dv = across·r − along·v
-          if (a.cosine) {
-            const A n = norm(v.data(), d, kNormFloor<A>), s = dot(v.data(), r.data(), d) / (n * length);
-            across = grad[e] / (n * length);
-            along = n > kNormFloor<A> ? grad[e] * s / (n * n) : A(0);
-            if (r_free) along_r += double(grad[e]) * s;
+          const A n = a.cosine ? norm(v.data(), d, kNormFloor<A>) : A(1);
+          const A s = dot(v.data(), r.data(), d) / (n * length);
+          if (!usable || !std::isfinite(s)) {
+            for (int64_t k = 0; k < d; ++k) v[k] = 0;
+            narrow_row(v.data(), static_cast<T*>(a.grad_vectors) + row, d);
+            continue;
           }
+          const A across = grad[e] / (n * length);  // dv = across·r − along·v
+          const A along = a.cosine && n > kNormFloor<A> ? grad[e] * s / (n * n) : A(0);
+          if (r_free) along_r += double(grad[e]) * s;
           for (int64_t k = 0; k < d; ++k) partial[k] += double(across * v[k]);
           for (int64_t k = 0; k < d; ++k) v[k] = across * r[k] - along * v[k];
           narrow_row(v.data(), static_cast<T*>(a.grad_vectors) + row, d);
         }
       }
-      if (r_free)
+      if (r_free && along_r != 0)
         for (int64_t k = 0; k < d; ++k) partial[k] -= along_r * r[k] / (double(length) * length);
     }
   });

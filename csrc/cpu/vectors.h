@@ -28,6 +28,12 @@ inline A norm(const A* v, int64_t n, A floor) {
   return length > floor ? length : floor;
 }
 
+// factor·x, where a factor of 0 wins over ∞ and NaN.
+template <class A>
+inline A times(A factor, A x) {
+  return factor != 0 ? factor * x : A(0);
+}
+
 // The rows of (E, B, d) that belong to sample b, widened, (E, d).
 template <class T>
 inline void load_orbit(const void* vectors, int64_t E, int64_t B, int64_t d, int64_t b, Acc<T>* out) {

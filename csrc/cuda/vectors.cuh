@@ -30,6 +30,23 @@ __device__ A at_least(A x, A floor) {
   return x < floor ? floor : x;
 }
 
+// factor·x, where a factor of 0 wins over ∞ and NaN.
+template <class A>
+__device__ A times(A factor, A x) {
+  return factor != 0 ? factor * x : A(0);
+}
+
+template <class A>
+__device__ bool is_finite(A x) {
+  return fabs(x) < A(INFINITY);
+}
+
+// beta·score, where a score of −∞ stays −∞ whatever beta is.
+template <class A>
+__device__ A logit_of(A score, A beta) {
+  return score == A(-INFINITY) ? score : beta * score;
+}
+
 template <class A>
 __device__ A warp_sum(A x) {
   for (int step = kLanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(kAll, x, step);

@@ -9,7 +9,8 @@ namespace {
 constexpr int kColumns = 4;  // of a vector, that a thread holds at once
 
 // By one warp, of each element: across and along in dv = across·r − along·v, from the gradients of all but the
-// contrastive loss; and along_reference in dr = Σ across·v − along_reference·r.
+// contrastive loss; and along_reference in dr = Σ across·v − along_reference·r. All are 0 for a score that is not
+// finite, and throughout a sample that fell back, whose probabilities are NaN.
 template <class T>
 __device__ void score_gradients(const ScoreGradArgs& a, int64_t b, const Shared<Acc<T>>& s) {
   using A = Acc<T>;
@@ -25,7 +26,8 @@ __device__ void score_gradients(const ScoreGradArgs& a, int64_t b, const Shared<
   }
 
   const A prior_beta = static_cast<A>(a.prior_beta), beta = static_cast<A>(a.beta);
-  const auto logit = [&](int e) { return widen(static_cast<const T*>(a.activations)[b * E + e]) * prior_beta; };
+  const auto activation = [&](int e) { return widen(static_cast<const T*>(a.activations)[b * E + e]); };
+  const auto logit = [&](int e) { return logit_of(activation(e), prior_beta); };
   const Exponentials<A> all(a.grad_prior ? E : 0, logit);
   const int64_t target = a.grad_prior ? wanted(a, b) : 0;
   const A prior =
@@ -34,20 +36,19 @@ __device__ void score_gradients(const ScoreGradArgs& a, int64_t b, const Shared<
   const A floor = kNormFloor<A>, m = sqrt(*s.reference_square), cm = at_least(m, floor);
   A along_reference = 0;
   for (int e = lane(); e < E; e += kLanes) {
+    const A p = probability(e), n = sqrt(s.square[e]), cn = at_least(n, floor);
+    const A score = a.cosine ? s.product[e] / (cn * cm) : s.product[e];
+    s.across[e] = s.along[e] = 0;
+    if (!(p == p && is_finite(score))) continue;
     A grad = 0;
     if (a.grad_activations.data) grad += at(a.grad_activations, e);
-    if (a.grad_probabilities.data) {
-      const A p = probability(e);
-      if (p == p) grad += beta * p * (at(a.grad_probabilities, e) - mean);
-    }
-    if (a.grad_prior) grad += (exp(logit(e) - all.top) / all.sum - A(e == target)) * prior;
-    s.across[e] = grad;
-    s.along[e] = 0;
+    if (a.grad_probabilities.data) grad += beta * p * (at(a.grad_probabilities, e) - mean);
+    if (a.grad_prior && activation(e) > A(-INFINITY))
+      grad += (exp(logit(e) - all.top) / all.sum - A(e == target)) * prior;
+    s.across[e] = a.cosine ? grad / (cn * cm) : grad;
     if (!a.cosine) continue;
-    const A n = sqrt(s.square[e]), cn = at_least(n, floor), score = s.product[e] / (cn * cm);
-    s.across[e] = grad / (cn * cm);
-    s.along[e] = n > floor ? grad * score / cn / cn : A(0);
-    along_reference += m > floor ? grad * score / cm / cm : A(0);
+    if (n > floor) s.along[e] = grad * score / cn / cn;
+    if (m > floor) along_reference += grad * score / cm / cm;
   }
   along_reference = warp_sum(along_reference);
   if (lane() == 0) *s.along_reference = along_reference;
@@ -62,7 +63,8 @@ struct Places {
   }
 };
 
-// Σ_h sign⟨v_e, v_h⟩·v_h, perhaps of unit vectors; `gram`: row e of the Gram matrix.
+// Σ_h sign⟨v_e, v_h⟩·v_h, perhaps of unit vectors; `gram`: row e of the Gram matrix. A product that is not finite
+// counts as 0.
 template <class A>
 __device__ void towards(const Shared<A>& s, const A* __restrict__ gram, int E, int width, const Places& places,
                         A (&sum)[kColumns]) {
@@ -72,7 +74,7 @@ __device__ void towards(const Shared<A>& s, const A* __restrict__ gram, int E, i
   for (int h = 0; h < E; ++h) {
     const A product = gram[h], sign = A(product > 0) - A(product < 0), factor = sign * s.unit[h];
     const A* v = s.tile + h * width;
-    if (sign != 0)  // else 0·∞
+    if (sign != 0 && is_finite(product))  // else 0·∞
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) sum[i] = fma(factor, v[places.at[i]], sum[i]);
   }
@@ -92,7 +94,7 @@ __device__ void add_radial(const Orbit<T>& o, const Shared<Acc<T>>& s, const Acc
       towards(s, gram + int64_t(e) * o.E, o.E, o.width, places, sum);
 #pragma unroll
       for (int i = 0; i < kColumns; ++i)
-        if (k + kLanes * i < count) product = fma(sum[i], v[places.at[i]], product);
+        if (k + kLanes * i < count) product += times(sum[i], v[places.at[i]]);
     }
     product = warp_sum(product);
     if (lane() == 0) s.radial[e] = start > 0 ? s.radial[e] + product : product;
@@ -111,10 +113,10 @@ __device__ void write_gradient(const ScoreGradArgs& a, const Orbit<T>& o, const 
     T* out = static_cast<T*>(a.grad_vectors) + (e * a.B + b) * o.d + start;
     const A across = kScores ? s.across[e] : A(0);
     A along = kScores ? s.along[e] : A(0), pull = apart;
-    const bool shrink = (kScores && a.cosine) || contrastive;
     if (kContrastive && contrastive && a.normalize) {
-      pull *= s.unit[e];
-      if (sqrt(s.square[e]) > kUnitFloor<A>) along += pull * (s.radial[e] * s.unit[e]) * s.unit[e];
+      const A length = sqrt(s.square[e]);
+      pull = is_finite(length) ? pull * s.unit[e] : A(0);
+      if (length > kUnitFloor<A>) along += times(pull, s.radial[e] * s.unit[e] * s.unit[e]);
     }
     for (int k = lane(); k < count; k += kLanes * kColumns) {
       const Places places(k, count);
@@ -124,8 +126,8 @@ __device__ void write_gradient(const ScoreGradArgs& a, const Orbit<T>& o, const 
       for (int i = 0; i < kColumns; ++i) {
         const int at = k + kLanes * i;
         if (at >= count) continue;
-        A grad = kScores ? across * widen(o.reference[start + at]) : A(0);
-        if (shrink) grad -= along * v[at];  // a dot product's gradient has no v, not even 0·∞
+        A grad = kScores ? times(across, widen(o.reference[start + at])) : A(0);
+        grad -= times(along, v[at]);
         if (kContrastive && contrastive) grad = fma(pull, sum[i], grad);
         out[at] = narrow<T>(grad);
       }
@@ -140,12 +142,12 @@ __device__ void add_reference_gradient(const ScoreGradArgs& a, const Orbit<T>& o
   using A = Acc<T>;
   const int count = o.columns(start);
   A* partial = static_cast<A*>(a.partial) + blockIdx.x * o.d + start;
-  const bool shrink = a.cosine && sqrt(*s.reference_square) > kNormFloor<A>;
   for (int k = threadIdx.x; k < count; k += blockDim.x) {
     A sum = first ? A(0) : partial[k];
 #pragma unroll 4
-    for (int e = 0; e < o.E; ++e) sum = fma(s.across[e], s.tile[e * o.width + k], sum);
-    if (shrink) sum -= *s.along_reference * widen(o.reference[start + k]);
+    for (int e = 0; e < o.E; ++e)
+      if (s.across[e] != 0) sum = fma(s.across[e], s.tile[e * o.width + k], sum);  // else 0·∞
+    sum -= times(*s.along_reference, widen(o.reference[start + k]));
     partial[k] = sum;
   }
 }

@@ -6,32 +6,35 @@
 namespace equifast::cuda {
 namespace {
 
-// By one warp: probabilities and the lowest id of the maximum; the identity and NaN where a score is not finite.
+// By one warp: probabilities and the lowest id of the maximum. A score of −∞ masks its element; a sample with NaN or +∞
+// among its scores as returned, in their dtype, or with −∞ alone, gets the identity and NaN probabilities.
 template <class T>
 __device__ void choose(const ScoreArgs& a, int64_t b, const Acc<T>* score) {
   using A = Acc<T>;
   const int E = static_cast<int>(a.E);
   const A beta = static_cast<A>(a.beta);
   A best = -INFINITY;
-  int id = E, infinite = 0;
+  int id = E, unusable = 0, unmasked = 0;
   for (int e = lane(); e < E; e += kLanes) {
-    infinite += !(fabs(score[e]) < A(INFINITY));
+    const A returned = widen(narrow<T>(score[e]));
+    unusable += !(returned < A(INFINITY));
+    unmasked += returned > A(-INFINITY);
     if (score[e] > best) best = score[e], id = e;
   }
-  infinite = warp_sum(infinite);
+  const bool usable = warp_sum(unusable) == 0 && warp_sum(unmasked) > 0;
   for (int step = kLanes / 2; step > 0; step /= 2) {
     const A other = __shfl_xor_sync(kAll, best, step);
     const int other_id = __shfl_xor_sync(kAll, id, step);
     if (other > best || (other == best && other_id < id)) best = other, id = other_id;
   }
-  const auto logit = [&](int e) { return beta * score[e]; };
+  const auto logit = [&](int e) { return logit_of(score[e], beta); };
   const Exponentials<A> all(E, logit);
   for (int e = lane(); e < E; e += kLanes) {
-    const A p = infinite ? A(NAN) : exp(logit(e) - all.top) / all.sum;
+    const A p = usable ? exp(logit(e) - all.top) / all.sum : A(NAN);
     static_cast<T*>(a.activations)[b * E + e] = narrow<T>(score[e]);
     static_cast<T*>(a.probabilities)[b * E + e] = narrow<T>(p);
   }
-  if (lane() == 0) a.element[b] = infinite ? 0 : id;
+  if (lane() == 0) a.element[b] = usable ? id : 0;
 }
 
 // By one warp: cross entropy of the activations as returned. NaN where the target is no element.
@@ -40,7 +43,7 @@ __device__ Acc<T> prior_loss(const ScoreArgs& a, int64_t b, const Acc<T>* score)
   using A = Acc<T>;
   const A beta = static_cast<A>(a.prior_beta);
   const int64_t target = wanted(a, b);
-  const auto logit = [&](int64_t e) { return widen(narrow<T>(score[e])) * beta; };
+  const auto logit = [&](int64_t e) { return logit_of(widen(narrow<T>(score[e])), beta); };
   const Exponentials<A> all(static_cast<int>(a.E), logit);
   const A chosen = target >= 0 && target < a.E ? logit(target) : A(NAN);
   return log(all.sum) + (all.top - chosen);

@@ -22,6 +22,12 @@ def lengths(rows, stride, mask, d, ROWS: tl.constexpr, D: tl.constexpr, ACC: tl.
 
 
 @triton.jit
+def inverse_of(length):
+    """What makes a unit vector of a vector; 0 if the length is not finite."""
+    return tl.where(length < float("inf"), 1 / length, 0)
+
+
+@triton.jit
 def of_element(values, h, P: tl.constexpr, ROWS: tl.constexpr):
     """For each row of a tile the value of its sample's element h."""
     return tl.gather(values, tl.arange(0, ROWS) // P * P + h, 0)
@@ -71,33 +77,41 @@ def gram_matrix(
 
 @triton.jit
 def towards(
-    vectors, length, gram, sample, e, mask, k, B, E, d, v0, v1, NORMALIZE, P: tl.constexpr, ROWS: tl.constexpr, D, ACC
+    vectors, inverse, gram, sample, e, mask, k, B, E, d, v0, v1, NORMALIZE, P: tl.constexpr, ROWS: tl.constexpr, D, ACC
 ):
-    """Σ_h sign⟨v_e, v_h⟩·v_h for each row, in some columns; of unit vectors if so asked."""
+    """Σ_h sign⟨v_e, v_h⟩·v_h for each row, in some columns; of unit vectors if so asked.
+
+    A product that is not finite counts as 0. What counts as 0 is not read, since 0·∞ would be NaN.
+    """
     total = tl.zeros((ROWS, D), ACC)
     own = vectors + (e.to(tl.int64) * B + sample) * v0
     for h in tl.range(0, E, loop_unroll_factor=2):
         product = tl.load(gram + (sample * E + e) * E + h, mask=mask, other=0)
         sign = (product > 0).to(ACC) - (product < 0).to(ACC)
+        sign = tl.where(tl.abs(product) < float("inf"), sign, 0)
+        counts = mask & (sign != 0)
         if NORMALIZE:
-            sign = sign / of_element(length, h, P, ROWS)
+            sign *= of_element(inverse, h, P, ROWS)
         others = own + (h - e).to(tl.int64) * B * v0
-        total += sign[:, None] * load_rows(others, k, v1, mask, d, ACC)
+        total += sign[:, None] * load_rows(others, k, v1, counts, d, ACC)
     return total
 
 
 @triton.jit
 def radial_part(
-    vectors, length, gram, sample, e, mask, B, E, d, v0, v1, P: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, ACC
+    vectors, inverse, gram, sample, e, mask, B, E, d, v0, v1, P: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, ACC
 ):
-    """Of each row ⟨towards, u⟩/|v|, with u the unit vector: what normalisation takes away again, a multiple of v."""
+    """Of each row ⟨towards, u⟩/|v|, with u the unit vector: what normalisation takes away again, a multiple of v.
+
+    0 for a vector whose length is not finite.
+    """
     radial = tl.zeros((ROWS,), ACC)
     own = vectors + (e.to(tl.int64) * B + sample) * v0
     for start in tl.range(0, d, D):
         k = columns(start, D)
-        g = towards(vectors, length, gram, sample, e, mask, k, B, E, d, v0, v1, True, P, ROWS, D, ACC)
-        radial += tl.sum(g * load_rows(own, k, v1, mask, d, ACC), 1)
-    return radial / length / length
+        g = towards(vectors, inverse, gram, sample, e, mask, k, B, E, d, v0, v1, True, P, ROWS, D, ACC)
+        radial += tl.sum(g * load_rows(own, k, v1, mask & (inverse > 0), d, ACC), 1)
+    return radial * inverse * inverse
 
 
 @triton.jit
@@ -146,17 +160,17 @@ def _contrastive_loss_backward_kernel(
     sample, e, mask = orbit_rows(B, E, P, ROWS)
     row = e.to(tl.int64) * B + sample
     factor = tl.full((ROWS,), 2, ACC) * tl.load(grad).to(ACC) / (E * E) / B
-    length = tl.zeros((ROWS,), ACC)
+    inverse = tl.zeros((ROWS,), ACC)
     radial = tl.zeros((ROWS,), ACC)
     if NORMALIZE:
-        length = lengths(vectors + row * v0, v1, mask, d, ROWS, D, ACC)
-        radial = radial_part(vectors, length, gram, sample, e, mask, B, E, d, v0, v1, P, ROWS, D, ACC)
-        factor = factor / length
+        inverse = inverse_of(lengths(vectors + row * v0, v1, mask, d, ROWS, D, ACC))
+        radial = radial_part(vectors, inverse, gram, sample, e, mask, B, E, d, v0, v1, P, ROWS, D, ACC)
+        factor *= inverse
     for start in tl.range(0, d, D):
         k = columns(start, D)
-        g = towards(vectors, length, gram, sample, e, mask, k, B, E, d, v0, v1, NORMALIZE, P, ROWS, D, ACC)
+        g = towards(vectors, inverse, gram, sample, e, mask, k, B, E, d, v0, v1, NORMALIZE, P, ROWS, D, ACC)
         if NORMALIZE:
-            g -= radial[:, None] * load_rows(vectors + row * v0, k, v1, mask, d, ACC)
+            g -= radial[:, None] * load_rows(vectors + row * v0, k, v1, mask & (inverse > 0), d, ACC)
         g = factor[:, None] * g
         tl.store(grad_vectors + row[:, None] * d + k[None, :], g, mask=mask[:, None] & (k < d)[None, :])
 
@@ -225,6 +239,6 @@ def contrastive_loss_backward(grad: Tensor, vectors: Tensor, gram: Tensor, norma
         BACKWARD.launch(
             (vectors.shape, vectors.stride(), vectors.dtype, order, normalize),
             (grad, vectors, gram.contiguous(), grad_vectors),
-            lambda: problem(vectors, order, vectors.stride(), flags(vectors, order, normalize)),
+            lambda: problem(vectors, order, vectors.stride(), flags(vectors, order, normalize), registers=128),
         )
     return grad_vectors

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from ..reference import accumulate_dtype
 from ._launch import Kernel
-from .contrastive_loss import flags, gram_matrix, mean, radial_part, towards
+from .contrastive_loss import flags, gram_matrix, inverse_of, mean, radial_part, towards
 from .orbit_scores import (
     at_least,
     columns,
+    load_finite,
     load_rows,
+    logits_of,
     measure,
     orbit_rows,
     orbit_table,
@@ -35,11 +37,6 @@ def wanted(target, sample, B, t0):
         return sample * 0
     else:
         return tl.load(target + sample * t0, mask=sample < B, other=0)
-
-
-@triton.jit
-def prior_logits(activations, beta, e, E):
-    return tl.where(e < E, activations * beta, -float("inf"))
 
 
 @triton.jit
@@ -78,11 +75,10 @@ def _orbit_losses_kernel(
     tl.store(block, tl.sum(each, 0))
 
     scores = tl.reshape(similarity(products, squares, square, COSINE), (ROWS // P, P))
-    store_choice(scores, tl.full((), beta, ACC), activations, probabilities, element, B, E, P, ROWS)
+    returned = store_choice(scores, tl.full((), beta, ACC), activations, probabilities, element, B, E, P, ROWS)
 
     ts, te, tm = orbit_table(B, E, P, ROWS)
-    rounded = scores.to(activations.dtype.element_ty).to(ACC)  # the loss of what is returned
-    logits = prior_logits(rounded, tl.full((), prior_beta, ACC), te, E)
+    logits = logits_of(returned, tl.full((), prior_beta, ACC), te < E)
     top = tl.max(logits, 1)
     want = wanted(target, ts, B, t0)
     hit = te == want
@@ -94,12 +90,12 @@ def _orbit_losses_kernel(
 
 @triton.jit
 def prior_gradient(grad, target, activations, beta, sample, e, mask, B, E, t0, ACC: tl.constexpr):
-    """(samples, P): softmax of the logits less one at the target, scaled."""
+    """(samples, P): softmax of the logits less one at the target, scaled; 0 for a masked element."""
     a = tl.load(activations + sample * E + e, mask=mask, other=0).to(ACC)
-    logits = prior_logits(a, beta, e, E)
+    logits = logits_of(a, beta, mask)
     weights = tl.exp(logits - tl.max(logits, 1)[:, None])
     weights = weights / tl.sum(weights, 1)[:, None] - (e == wanted(target, sample, B, t0)).to(ACC)
-    return tl.where(mask, weights * (tl.load(grad).to(ACC) * beta / B), 0)
+    return tl.where(mask & (a != -float("inf")), weights * (tl.load(grad).to(ACC) * beta / B), 0)
 
 
 @triton.jit
@@ -143,33 +139,35 @@ def _orbit_losses_backward_kernel(
     products, squares, square = measure(own, v1, mask, reference, r0, d, ROWS, D, ACC)
 
     ts, te, tm = orbit_table(B, E, P, ROWS)
-    grad = score_gradient(
+    grad, passing = score_gradient(
         grad_activations, grad_probabilities, probabilities, tl.full((), beta, ACC), ts, te, tm, E, a0, a1, p0, p1, ACC
     )
     if grad_prior is not None:
         factor = tl.full((), prior_beta, ACC)
         grad += prior_gradient(grad_prior, target, activations, factor, ts, te, tm, B, E, t0, ACC)
-    across, along, along_r = vector_gradient(tl.reshape(grad, (ROWS,)), products, squares, square, COSINE)
+    grad, passing = tl.reshape(grad, (ROWS,)), tl.reshape(passing, (ROWS,))
+    across, along, along_r = vector_gradient(grad, passing, products, squares, square, COSINE)
     less = tl.sum(along_r, 0)
 
-    length = at_least(tl.sqrt(squares), 1e-12)
+    inverse = inverse_of(at_least(tl.sqrt(squares), 1e-12))
     apart = tl.zeros((ROWS,), ACC)
     if grad_contrastive is not None:
         apart = tl.full((ROWS,), 2, ACC) * tl.load(grad_contrastive).to(ACC) / (E * E) / B
         if NORMALIZE:
-            apart = apart / length
-            radial = radial_part(vectors, length, gram, sample, e, mask, B, E, d, v0, v1, P, ROWS, D, ACC)
+            apart *= inverse
+            radial = radial_part(vectors, inverse, gram, sample, e, mask, B, E, d, v0, v1, P, ROWS, D, ACC)
             along += apart * radial
 
+    used = mask & ((across != 0) | (along != 0))  # other rows may hold ∞, and 0·∞ is NaN
     for start in tl.range(0, d, D):
         k = columns(start, D)
-        r = tl.load(reference + k * r0, mask=k < d, other=0).to(ACC)
-        v = load_rows(own, k, v1, mask, d, ACC)
+        r = load_finite(reference, k, r0, d, ACC)
+        v = load_rows(own, k, v1, used, d, ACC)
         g = across[:, None] * r[None, :]
-        if COSINE or (NORMALIZE and grad_contrastive is not None):  # 0·v is NaN where v is
+        if COSINE or (NORMALIZE and grad_contrastive is not None):
             g -= along[:, None] * v
         if grad_contrastive is not None:
-            t = towards(vectors, length, gram, sample, e, mask, k, B, E, d, v0, v1, NORMALIZE, P, ROWS, D, ACC)
+            t = towards(vectors, inverse, gram, sample, e, mask, k, B, E, d, v0, v1, NORMALIZE, P, ROWS, D, ACC)
             g += apart[:, None] * t
         tl.store(grad_vectors + row[:, None] * d + k[None, :], g, mask=mask[:, None] & (k < d)[None, :])
         mine = tl.sum(across[:, None] * v, 0) - less * r
@@ -247,7 +245,7 @@ def orbit_losses_backward(
     BACKWARD.launch(
         (vectors.shape, strides, vectors.dtype, order, cosine, normalize, given),
         (*grads, vectors, reference, target, *saved, grad_vectors, partial),
-        lambda: problem(vectors, order, strides, {"COSINE": cosine, **flags(vectors, order, normalize)}),
+        lambda: problem(vectors, order, strides, {"COSINE": cosine, **flags(vectors, order, normalize)}, 128, 128),
         (float(beta), float(prior_beta)),
     )
     return grad_vectors, total(partial, reference)

@@ -71,54 +71,82 @@ def similarity(products, squares, square, COSINE: tl.constexpr):
 
 
 @triton.jit
-def choose(scores, beta, E, P: tl.constexpr):
-    """Probabilities (samples, P) and the lowest id of the maximum; NaN and the identity if a score is not finite."""
+def load_finite(vector, k, stride, d, ACC: tl.constexpr):
+    """Some columns of a vector, with 0 for what is not finite: it has no gradient, and 0·∞ would be NaN."""
+    v = tl.load(vector + k * stride, mask=k < d, other=0).to(ACC)
+    return tl.where(tl.abs(v) < float("inf"), v, 0)
+
+
+@triton.jit
+def logits_of(scores, beta, mask):
+    """``beta·scores``, in which a score of −∞ stays −∞ whatever beta is; −∞ outside the mask."""
+    return tl.where(mask & (scores != -float("inf")), scores * beta, -float("inf"))
+
+
+@triton.jit
+def choose(scores, returned, beta, E, P: tl.constexpr):
+    """Probabilities (samples, P) and the lowest id of the maximum.
+
+    A score of −∞ masks its element. A sample with NaN or +∞ among its scores as ``returned``, in their dtype, or with
+    −∞ alone, gets the identity and NaN probabilities.
+    """
     ids = tl.arange(0, P)[None, :]
     real = ids < E
-    finite = tl.min(tl.where(real & ~(tl.abs(scores) < float("inf")), 0, 1), 1) > 0
-    logits = tl.where(real, scores * beta, -float("inf"))
+    unusable = tl.max(tl.where(real & ~(returned < float("inf")), 1, 0), 1)
+    some = tl.max(tl.where(real & (returned > -float("inf")), 1, 0), 1)
+    usable = (unusable == 0) & (some > 0)
+    logits = logits_of(scores, beta, real)
     weights = tl.exp(logits - tl.max(logits, 1)[:, None])
     probabilities = weights / tl.sum(weights, 1)[:, None]
     best = tl.max(tl.where(real, scores, -float("inf")), 1)
     element = tl.min(tl.where(real & (scores == best[:, None]), ids, P), 1)
-    return tl.where(finite[:, None], probabilities, float("nan")), tl.where(finite, element, 0)
+    return tl.where(usable[:, None], probabilities, float("nan")), tl.where(usable, element, 0)
 
 
 @triton.jit
 def store_choice(scores, beta, activations, probabilities, element, B, E, P: tl.constexpr, ROWS: tl.constexpr):
+    """Stores the scores and the choice; returns the scores as they are stored, rounded to their dtype."""
     sample, e, mask = orbit_table(B, E, P, ROWS)
-    p, best = choose(scores, beta, E, P)
+    returned = scores.to(activations.dtype.element_ty).to(scores.dtype)
+    p, best = choose(scores, returned, beta, E, P)
     tl.store(activations + sample * E + e, scores, mask=mask)
     tl.store(probabilities + sample * E + e, p, mask=mask)
     first = tl.program_id(0).to(tl.int64) * (ROWS // P) + tl.arange(0, ROWS // P)
     tl.store(element + first, best.to(tl.int64), mask=first < B)
+    return returned
 
 
 @triton.jit
 def score_gradient(grad_activations, grad_probabilities, probabilities, beta, sample, e, mask, E, a0, a1, p0, p1, ACC):
-    """(samples, P): the gradient of the activations, directly and through the probabilities."""
+    """(samples, P): the gradient of the activations, directly and through the probabilities; and where it may pass: not
+    in a sample that fell back, whose probabilities are NaN.
+    """
+    p = tl.load(probabilities + sample * E + e, mask=mask, other=0).to(ACC)
     grad = tl.zeros(mask.shape, ACC)
     if grad_activations is not None:
         grad += tl.load(grad_activations + sample * a0 + e * a1, mask=mask, other=0).to(ACC)
     if grad_probabilities is not None:
-        p = tl.load(probabilities + sample * E + e, mask=mask, other=0).to(ACC)
         gp = tl.load(grad_probabilities + sample * p0 + e * p1, mask=mask, other=0).to(ACC)
-        through = beta * p * (gp - tl.sum(p * gp, 1)[:, None])
-        grad += tl.where(mask & (p == p), through, 0)
-    return grad
+        grad += tl.where(mask, beta * p * (gp - tl.sum(p * gp, 1)[:, None]), 0)
+    return grad, p == p
 
 
 @triton.jit
-def vector_gradient(grad, products, squares, square, COSINE: tl.constexpr):
-    """(across, along, along_r): dv = across·r − along·v, and dr = Σ across·v − Σ along_r·r."""
+def vector_gradient(grad, passing, products, squares, square, COSINE: tl.constexpr):
+    """(across, along, along_r): dv = across·r − along·v, and dr = Σ across·v − Σ along_r·r.
+
+    All are 0 where the score is not finite or ``passing`` is false.
+    """
     if COSINE:
         n, m = tl.sqrt(squares), tl.sqrt(square)
         cn, cm = at_least(n, 1e-8), at_least(m, 1e-8)
-        across = grad / (cn * cm)
         score = products / (cn * cm)
-        along = tl.where(n > 1e-8, grad * score / cn / cn, 0)
-        return across, along, tl.where(m > 1e-8, grad * score / cm / cm, 0)
-    return grad, tl.zeros_like(grad), tl.zeros_like(grad)
+        keep = passing & (tl.abs(score) < float("inf"))
+        across = tl.where(keep, grad / (cn * cm), 0)
+        along = tl.where(keep & (n > 1e-8), grad * score / cn / cn, 0)
+        return across, along, tl.where(keep & (m > 1e-8), grad * score / cm / cm, 0)
+    keep = passing & (tl.abs(products) < float("inf"))
+    return tl.where(keep, grad, 0), tl.zeros_like(grad), tl.zeros_like(grad)
 
 
 @triton.jit
@@ -179,16 +207,17 @@ def _orbit_scores_backward_kernel(
     products, squares, square = measure(vectors + row * v0, v1, mask, reference, r0, d, ROWS, D, ACC)
     ts, te, tm = orbit_table(B, E, P, ROWS)
     factor = tl.full((), beta, ACC)
-    grad = score_gradient(
+    grad, passing = score_gradient(
         grad_activations, grad_probabilities, probabilities, factor, ts, te, tm, E, a0, a1, p0, p1, ACC
     )
-    grad = tl.reshape(grad, (ROWS,))
-    across, along, along_r = vector_gradient(grad, products, squares, square, COSINE)
+    grad, passing = tl.reshape(grad, (ROWS,)), tl.reshape(passing, (ROWS,))
+    across, along, along_r = vector_gradient(grad, passing, products, squares, square, COSINE)
     total = tl.sum(along_r, 0)
+    used = mask & ((across != 0) | (along != 0))  # other rows may hold ∞, and 0·∞ is NaN
     for start in tl.range(0, d, D):
         k = columns(start, D)
-        r = tl.load(reference + k * r0, mask=k < d, other=0).to(ACC)
-        v = load_rows(vectors + row * v0, k, v1, mask, d, ACC)
+        r = load_finite(reference, k, r0, d, ACC)
+        v = load_rows(vectors + row * v0, k, v1, used, d, ACC)
         g = across[:, None] * r[None, :]
         if COSINE:
             g -= along[:, None] * v
@@ -224,13 +253,20 @@ def tile(order: int, size: int, batch: int, dtype: torch.dtype) -> Tile:
 
 
 def problem(
-    vectors: Tensor, order: int, scalars: tuple, constants: dict[str, int], registers: int | None = None
+    vectors: Tensor,
+    order: int,
+    scalars: tuple,
+    constants: dict[str, int],
+    registers: int | None = None,
+    registers_small: int | None = None,
 ) -> Problem:
-    """One block for each tile of (E·B, d) vectors; ``registers``: see `Config`, for the largest tiles."""
+    """One block for each tile of (E·B, d) vectors. ``registers`` is that of `Config` for the largest tiles,
+    ``registers_small`` for all others.
+    """
     batch, d = vectors.shape[0] // order, vectors.shape[1]
     t = tile(order, d, batch, vectors.dtype)
     shape = {"P": power_of_two(order), "ACC": accumulator(vectors.dtype), "ROWS": t.rows, "D": t.width}
-    config = Config({}, t.warps, registers=registers if t.warps == 16 else None)
+    config = Config({}, t.warps, registers=registers if t.warps == 16 else registers_small)
     return Problem(lambda _: t.blocks, (batch, order, d, *scalars), constants | shape, [config])
 
 

@@ -10,7 +10,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
 from .. import checks
-from ..canonicalize import CanonicalForm, canonicalize
+from ..canonical_form import CanonicalForm
+from ..canonicalize import canonicalize
 from ..estimators import ESTIMATORS
 from ..groups import Group, as_group
 from .crop_resize import CropResize

@@ -26,6 +26,10 @@ def act(
     Equivalent to: ``equifast.reference.act(...)``; for exact elements, ``torch.rot90`` and ``flip`` of each sample;
     for others, ``grid_sample`` with one grid a sample.
 
+    An interpolated pixel is NaN if one of the four pixels around its position is, even one that has weight 0, as in
+    ``grid_sample``. With a position on the edge or beyond it, these are the nearest such pixels of the image. Exact
+    elements only move a NaN.
+
     Args:
         x: images or features, float64, float32, float16 or bfloat16, any strides; B may be 0.
         element: int64 ids in [0, E), as `CanonicalForm.element`.

@@ -14,7 +14,8 @@ from ._library import no_double_backward, register
 def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = False) -> Tensor:
     """Mean over (B, E, E) of |⟨v_e, v_h⟩|·[e ≠ h], a scalar.
 
-    Equivalent to: ``v = vectors.view(E, B, d).transpose(0, 1)``; ``((v @ v.mT) * (1 - torch.eye(E))).abs().mean()``.
+    Equivalent to: ``v = vectors.view(E, B, d).transpose(0, 1)``; ``((v @ v.mT) * (1 - torch.eye(E))).abs().mean()``,
+    but that a product which is not finite passes no gradient.
 
     Args:
         vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides. Of no samples, NaN.
@@ -40,7 +41,7 @@ def _apart(vectors: Tensor, order: int, normalize: bool) -> tuple[Tensor, Tensor
     v = _warp.unflatten(vectors, order).to(reference.accumulate_dtype(vectors.dtype)).transpose(0, 1)
     length = v.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     v = v / length if normalize else v
-    return v, length, (v @ v.mT) * (1 - torch.eye(order, dtype=v.dtype, device=v.device))
+    return v, length, (v @ v.mT).masked_fill(torch.eye(order, dtype=torch.bool, device=v.device), 0)
 
 
 def _eager(vectors, order, normalize):
@@ -78,9 +79,10 @@ register(
 
 def _backward_eager(grad, vectors, gram, normalize):
     v, length, _ = _apart(vectors, gram.shape[1], normalize)
-    g = 2 * grad.to(v.dtype) / max(gram.numel(), 1) * (gram.sign() @ v)
+    v = torch.where(v.isfinite(), v, 0)  # else 0·∞
+    g = 2 * grad.to(v.dtype) / max(gram.numel(), 1) * (torch.where(gram.isfinite(), gram.sign(), 0) @ v)
     if normalize:
-        g = (g - (g * v).sum(-1, keepdim=True) * v) / length
+        g = torch.where(length.isfinite(), (g - (g * v).sum(-1, keepdim=True) * v) / length, 0)
     return g.transpose(0, 1).flatten(0, 1).to(vectors.dtype)
 
 

@@ -17,6 +17,10 @@ def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Ten
     Elements that map the pixel grid onto itself (90° multiples and flips of square images, 180° and flips of any) are
     exact permutations; all others are bilinear about the pixel centre.
 
+    An interpolated pixel is NaN if one of the four pixels around its position is, even one that has weight 0, as in
+    ``grid_sample``. With a position on the edge or beyond it, these are the nearest such pixels of the image. Exact
+    elements only move a NaN.
+
     Equivalent to: ``equifast.reference.orbit(x, group, padding_mode=padding_mode)``; for C4 on square images,
     ``torch.cat([torch.rot90(x, -j, (2, 3)) for j in range(4)])``.
 

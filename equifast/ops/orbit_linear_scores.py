@@ -26,7 +26,8 @@ def orbit_linear_scores(
     """`orbit_scores` of the vectors ``F.linear(features, weight, bias)``, which need not be in memory.
 
     Equivalent to: ``orbit_scores(F.linear(features, weight, bias), reference, …)``, but that vectors of a narrow dtype
-    are not rounded on the way where a kernel does both. Double backward is not supported.
+    are not rounded on the way where a kernel does both. Features that are not finite add nothing to any gradient.
+    Double backward is not supported.
 
     Args:
         features: (E·B, f), element-major, float64, float32, float16 or bfloat16, any strides; B may be 0.
@@ -106,7 +107,8 @@ def _backward(ctx, grad_activations, grad_probabilities, _):
     needs = ctx.needs_input_grad
     return (
         grad @ weight if needs[0] else None,
-        grad.t() @ features if needs[1] else None,
+        # Features that are not finite belong to rows whose gradient is 0, and 0·∞ is NaN.
+        grad.t() @ features.nan_to_num(0, 0, 0) if needs[1] else None,
         grad.sum(0) if needs[2] else None,
         grad_ref,
         None,

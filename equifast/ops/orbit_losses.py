@@ -28,7 +28,8 @@ def orbit_losses(
 
     Equivalent to: ``scores = orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)``, then
     ``losses.prior_loss(scores.activations, target, beta=prior_beta)`` and
-    ``losses.contrastive_loss(vectors, group=group, normalize=normalize)``. Sums run in float32 at least.
+    ``losses.contrastive_loss(vectors, group=group, normalize=normalize)``. Sums run in float32 at least. With a vector
+    that is not finite, a loss may be NaN; the gradients of the other samples and of the reference are not.
 
     Args:
         vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides. Of no samples, both
@@ -81,7 +82,7 @@ def orbit_losses(
 
 
 def _logits(activations: Tensor, prior_beta: float) -> Tensor:
-    return activations.to(reference.accumulate_dtype(activations.dtype)) * prior_beta
+    return reference.logits(activations.to(reference.accumulate_dtype(activations.dtype)), prior_beta)
 
 
 def _target(target: Tensor | None, activations: Tensor) -> Tensor:
@@ -147,8 +148,10 @@ def _backward_eager(
     normalize,
 ):
     if grad_prior is not None and activations.numel():
+        # A masked element has no gradient, not even as a target. `orbit_scores_backward` drops samples that fell back.
         grad = _logits(activations, prior_beta).softmax(1)
         grad.scatter_add_(1, _target(target, activations)[:, None], grad.new_full((grad.shape[0], 1), -1))
+        grad.masked_fill_(activations == -torch.inf, 0)
         grad = (grad * (prior_beta / grad.shape[0]) * grad_prior).to(activations.dtype)
         grad_activations = grad if grad_activations is None else grad_activations + grad
     grad_vectors, grad_reference = torch.ops.equifast.orbit_scores_backward(

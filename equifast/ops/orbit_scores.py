@@ -25,8 +25,12 @@ def orbit_scores(
     """Activations a_e = s(v_e, reference), probabilities softmax(beta·a) over the group, and the arg max.
 
     Equivalent to: ``F.cosine_similarity(vectors.view(E, B, d), reference, dim=-1).t()`` (or the dot product), then
-    ``softmax`` and ``argmax``; the lowest id wins a tie. A sample with a non-finite activation gets the identity and
-    NaN probabilities. Sums run in float32 at least.
+    ``softmax`` and ``argmax``; the lowest id wins a tie. Sums run in float32 at least.
+
+    An activation of −inf masks its element: that has probability 0 and is never chosen. A sample with NaN or +inf among
+    its activations, or with −inf alone, falls back: it gets the identity and NaN probabilities. No gradient passes
+    through an activation that is not finite, nor through any of a sample that fell back, so such a sample adds nothing
+    to the gradient of the reference.
 
     Args:
         vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides; B may be 0.
@@ -112,15 +116,18 @@ def _backward_eager(grad_activations, grad_probabilities, vectors, ref, probabil
         grad = grad + grad_activations.to(wide)
     if grad_probabilities is not None:
         gp = grad_probabilities.to(wide)
-        through = beta * p * (gp - (p * gp).sum(1, keepdim=True))
-        grad = grad + torch.where(p.isnan(), 0, through)
-    grad = grad.t().unsqueeze(-1)
-    if not cosine:
-        return (grad * r).flatten(0, 1).to(vectors.dtype), (grad * v).sum((0, 1)).to(ref.dtype)
+        grad = grad + beta * p * (gp - (p * gp).sum(1, keepdim=True))
     floor = 1e-8
-    nv, nr = v.norm(dim=-1, keepdim=True), r.norm()
+    nv, nr = (v.norm(dim=-1, keepdim=True), r.norm()) if cosine else (v.new_ones(()), r.new_ones(()))
     cv, cr = nv.clamp(min=floor), nr.clamp(min=floor)
     s = (v * r).sum(-1, keepdim=True) / (cv * cr)
+    # Where no gradient passes, all factors are replaced: 0·∞ is NaN.
+    passing = s.isfinite() & ~p.t()[..., None].isnan()
+    grad, s = torch.where(passing, grad.t()[..., None], 0), torch.where(passing, s, 0)
+    v, cv = torch.where(passing, v, 0), torch.where(passing, cv, 1)
+    r, cr = torch.where(r.isfinite(), r, 0), torch.where(cr.isfinite(), cr, 1)
+    if not cosine:
+        return (grad * r).flatten(0, 1).to(vectors.dtype), (grad * v).sum((0, 1)).to(ref.dtype)
     grad_v = grad * (r / (cv * cr) - torch.where(nv > floor, s * v / cv**2, 0))
     grad_r = grad * (v / (cv * cr) - torch.where(nr > floor, s * r / cr**2, 0))
     return grad_v.flatten(0, 1).to(vectors.dtype), grad_r.sum((0, 1)).to(ref.dtype)

@@ -1,6 +1,5 @@
 """Scores and losses as CUDA kernels, emulated, against what they say they equal."""
 
-import math
 import sys
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from equifast import reference
 
 from ..cases import DTYPES, assert_same, rand
-from ..score_cases import ORDERS, assert_all_near, sweep, untie
+from ..score_cases import ORDERS, SPOILS, assert_all_near, check_a_vector_that_is_not_finite, sweep, untie
 from .emulated import call
 
 pytestmark = pytest.mark.usefixtures("emulated")
@@ -93,30 +92,10 @@ def test_the_lowest_id_wins_a_tie(cosine):
         assert call("orbit_losses", vectors, high, None, order, 1.0, 1.0, cosine, False)[2].tolist() == [first] * 3
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("cosine", [False, True])
-def test_a_score_that_is_not_finite(bad, cosine):
-    order, batch = 5, 4
-    for dtype, e in ((torch.float32, 4), (torch.bfloat16, 0)):
-        vectors, r = rand(order, batch, 7, dtype=dtype), rand(7, dtype=dtype, seed=1)
-        clean = call("orbit_losses", vectors.flatten(0, 1), r, None, order, 1.7, 1.0, cosine, False)
-        vectors[e, 2, 3] = bad
-        vectors = vectors.flatten(0, 1)
-        losses = call("orbit_losses", vectors, r, None, order, 1.7, 1.0, cosine, False)
-        others = torch.arange(batch) != 2
-        for out in (losses[:3], call("orbit_scores", vectors, r, order, 1.7, cosine)):
-            assert out[2][2] == 0 and out[1][2].isnan().all() and not out[0][2, e].isfinite()
-            for actual, expected in zip(out, clean, strict=False):
-                assert_same(actual[others], expected[others])
-            assert_all_near(out, SCORES._eager(vectors, r, order, 1.7, cosine), "scores")
-        assert not losses[4].isfinite()
-        grads = rand(batch, order, dtype=dtype, seed=2), rand(batch, order, dtype=dtype, seed=3)
-        args = *grads, vectors, r, losses[1], 1.7, cosine
-        ours, theirs = call("orbit_scores_backward", *args), SCORES._backward_eager(*args)
-        rows = torch.arange(batch).repeat(order) != 2
-        assert_all_near([ours[0][rows]], [theirs[0][rows]], "backward")
-        for actual, expected in zip(ours, theirs, strict=True):
-            assert torch.equal(actual.isfinite(), expected.isfinite())
+@pytest.mark.parametrize(("how", "cosine"), SPOILS)
+def test_a_vector_that_is_not_finite(how, cosine):
+    for dtype, e, normalize in ((torch.float32, 4, False), (torch.bfloat16, 0, True), (torch.float16, 4, True)):
+        check_a_vector_that_is_not_finite(call, how, cosine, dtype, e, normalize)
 
 
 def test_zero_vectors():

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..... import checks
-from .....canonicalize import CanonicalForm, canonicalize
+from .....canonical_form import CanonicalForm
+from .....canonicalize import canonicalize
 from .....estimators import ESTIMATORS
 from .....groups import Group
 from .....losses import contrastive_loss

@@ -10,7 +10,7 @@ from torch import nn
 
 import equifast.compat.equiadapt as ours
 
-from . import peers
+from .. import peers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the packages compared with
 

@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 
-from equifast.canonicalize import CanonicalForm
+from equifast import CanonicalForm
 from equifast.groups import as_group
 from equifast.targets import act_boxes, act_masks, act_points
 
-from .cases import rand
-from .torchvision_beside_cpu import torchvision
+from ..cases import rand
+from . import torchvision
 
 SIZE = (8, 8)
 UPRIGHT = ["XYXY", "XYWH", "CXCYWH"]

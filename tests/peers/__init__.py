@@ -1,9 +1,10 @@
-"""Packages that this one is compared with, where they are installed.
+"""Tests beside other packages: those that this one is compared with, and those whose networks it runs.
 
-``make test`` installs them and sets EQUIFAST_REQUIRE_PEERS, so that a peer that can't be imported fails a test there.
-Elsewhere the test is skipped, with the reason.
+``make test-peers`` installs them and sets EQUIFAST_REQUIRE_PEERS, so that a peer that can't be imported fails a test
+there. Elsewhere the test is skipped, with the reason.
 """
 
+import functools
 import json
 import os
 import sys
@@ -33,6 +34,17 @@ def equiadapt():
     import equiadapt
 
     return equiadapt
+
+
+@functools.cache
+def torchvision():
+    """torchvision, also where it was built for CUDA and torch was not."""
+    try:
+        published.declare_torchvision_operators()
+        import torchvision
+    except Exception as error:  # what doesn't fit this torch raises more than ImportError
+        missing(error)
+    return torchvision
 
 
 def path(name):

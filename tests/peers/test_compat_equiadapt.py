@@ -15,7 +15,7 @@ from equifast.compat.equiadapt import (
 )
 from equifast.nn import ConvNetwork
 
-from . import peers
+from .. import peers
 
 
 def options(group="C4", **changes):

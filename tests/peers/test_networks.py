@@ -8,9 +8,9 @@ from torch.utils._pytree import tree_leaves
 from equifast import as_group, canonicalize, lazy_orbit, reference
 from equifast.nn import Canonicalizer
 
-from . import peers
-from .test_lazy_orbit import Counted
-from .torchvision_beside_cpu import torchvision
+from .. import peers
+from ..test_lazy_orbit import Counted
+from . import torchvision
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .peers import OURS, THEIRS, cells, equiadapt, load, path
+from . import OURS, THEIRS, cells, equiadapt, load, path
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the packages that this code imports
 

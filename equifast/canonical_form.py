@@ -1,0 +1,135 @@
+"""What canonicalizing a batch returns, and what follows the images there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+from torch.utils import _pytree
+
+from . import checks, losses, ops, targets
+from .groups import Group
+
+
+@dataclass(frozen=True, eq=False)
+class CanonicalForm:
+    """What `canonicalize` found out about a batch. A pytree of its tensors; holds all the state there is.
+
+    Attributes:
+        image: (B, C, H, W) like the input, ``g_e⁻¹·x`` with e = ``element`` (a blend of those for ``soft``).
+        element: (B,) int64, the chosen ids.
+        activations, probabilities: (B, E), the scores and their softmax. The probabilities of a sample are NaN where it
+            fell back to the identity, for one of its activations is NaN or +inf, or all are −inf.
+        vectors: (B, E, d), what the network made of the orbit; None when activations were given.
+        group, padding_mode: of the call. The padding is that of the images; masks have one of their own.
+    """
+
+    image: Tensor
+    element: Tensor
+    activations: Tensor
+    probabilities: Tensor
+    vectors: Tensor | None
+    group: Group
+    padding_mode: str = "border"
+
+    def invert(self, y: Tensor, representation: str = "trivial") -> Tensor:
+        """Outputs on canonical images back to the frame of the inputs, ``g_e·y``: (B, C', H', W') → the same.
+
+        Representation "trivial": channels stay; "regular": blocks of E channels, ``out[k] = in[g⁻¹k]``; "vector":
+        pairs of channels (x right, y down). Floating; label maps are for `invert_masks`.
+
+        Raises:
+            ValueError, TypeError: naming ``y`` or ``representation``.
+        """
+        checks.images("y", y)
+        if y.shape[0] != self.element.shape[0]:
+            raise ValueError(f"y: expected {self.element.shape[0]} images as in the form, got {y.shape[0]}")
+        checks.same_device(element=self.element, y=y)
+        checks.channels("y", y, representation, self.group.order)
+        return ops.act(
+            y,
+            self.element,
+            group=self.group,
+            representation=representation,
+            padding_mode=self.padding_mode,
+        )
+
+    def transform_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Boxes of the inputs to those of the canonical images; see `targets.act_boxes`.
+
+        Boxes are (B, N, 4) or a list of (N_i, 4), in pixels of images of this form's size.
+        """
+        return targets.act_boxes(boxes, self.element, group=self.group, size=self._size, inverse=True)
+
+    def invert_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Boxes on canonical images (predictions, say) back to the inputs; see `targets.act_boxes`."""
+        return targets.act_boxes(boxes, self.element, group=self.group, size=self._size)
+
+    def transform_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Pixel positions of the inputs to those of the canonical images; see `targets.act_points`.
+
+        Points are (B, N, 2) or a list of (N_i, 2), in pixels of images of this form's size.
+        """
+        return targets.act_points(points, self.element, group=self.group, size=self._size, inverse=True)
+
+    def invert_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """Pixel positions on canonical images back to the inputs; see `targets.act_points`."""
+        return targets.act_points(points, self.element, group=self.group, size=self._size)
+
+    def transform_masks(
+        self, masks: Tensor | Sequence[Tensor], *, padding_mode: str = "zeros", fill: float = 0
+    ) -> Tensor | list[Tensor]:
+        """Masks of the inputs to those of the canonical images; see `targets.act_masks`.
+
+        Masks are (B, H, W), (B, N, H, W) or a list of (N_i, H, W). Beyond their edge lies ``fill``, whatever
+        ``padding_mode`` the images have: an object at the edge does not grow as the repeated edge of its image does.
+        """
+        options = {"padding_mode": padding_mode, "fill": fill}
+        return targets.act_masks(masks, self.element, group=self.group, inverse=True, **options)
+
+    def invert_masks(
+        self, masks: Tensor | Sequence[Tensor], *, padding_mode: str = "zeros", fill: float = 0
+    ) -> Tensor | list[Tensor]:
+        """Masks on canonical images back to the inputs, with ``fill`` beyond their edge; see `targets.act_masks`."""
+        options = {"padding_mode": padding_mode, "fill": fill}
+        return targets.act_masks(masks, self.element, group=self.group, **options)
+
+    def prior_loss(self, target: Tensor | None = None, *, beta: float | None = None) -> Tensor:
+        """`losses.prior_loss` of the activations."""
+        return losses.prior_loss(self.activations, target, beta=beta)
+
+    def contrastive_loss(self, *, normalize: bool = False) -> Tensor:
+        """`losses.contrastive_loss` of the vectors."""
+        if self.vectors is None:
+            raise ValueError("vectors: none here, since activations were given; no contrastive loss")
+        return losses.contrastive_loss(self.vectors, group=self.group, normalize=normalize)
+
+    @property
+    def tied(self) -> Tensor:
+        """Whether the activations leave open which element is right; (B,) bool, computed when asked for.
+
+        True where several elements share the largest activation, as returned, and where the sample fell back to the
+        identity because of an activation that is not finite. The canonical image of such a sample may change when the
+        sample is turned. That of every other sample does not, unless ``gumbel`` draws the element.
+        """
+        best = self.activations.amax(1, keepdim=True)
+        return ((self.activations == best).sum(1) > 1) | ~best.squeeze(1).isfinite()
+
+    def identity_rate(self) -> Tensor:
+        """Share of the batch that was canonical already; float32 scalar."""
+        return (self.element == 0).float().mean()
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.image.shape[-2], self.image.shape[-1]
+
+
+_TENSORS = tuple(field.name for field in fields(CanonicalForm) if field.name not in ("group", "padding_mode"))
+
+_pytree.register_pytree_node(
+    CanonicalForm,
+    lambda form: ([getattr(form, name) for name in _TENSORS], (form.group, form.padding_mode)),
+    lambda tensors, context: CanonicalForm(*tensors, *context),
+    serialized_type_name="equifast.CanonicalForm",
+)

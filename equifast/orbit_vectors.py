@@ -1,0 +1,85 @@
+"""Running a network on the orbit of images: at once, or in parts that fit the caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from . import lazy_orbit
+from .groups import Group
+
+Network = Callable[[Tensor], Any]
+
+#: Bytes of orbit that a network takes at once where it may be run in parts: 64 rows of 3×96×96 float32. Twice as many
+#: rows made `ConvNetwork` 50 % slower (2 cores), because each layer's output was then fresh memory from the system.
+CHUNK_BYTES = 7 << 20
+
+#: Libraries whose modules, in eval mode, treat every row alone and keep no state of a call.
+STATELESS = ("equifast", "timm", "torch", "torchvision", "transformers")
+
+
+def orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str) -> Tensor:
+    """``network(orbit(x))``, (E·B, d), checked."""
+    makes_orbit = getattr(network, "orbit_group", None) is not None
+    if makes_orbit and (network.orbit_group.name, network.padding_mode) != (group.name, padding_mode):
+        theirs, ours = f"{network.orbit_group} with {network.padding_mode}", f"{group} with {padding_mode}"
+        raise ValueError(f"network: makes the orbit of {theirs} padding, called for {ours}")
+
+    def run(images: Tensor) -> Tensor:
+        output = network(images) if makes_orbit else lazy_orbit.run(network, images, group, padding_mode)
+        vectors = _vectors_of(output)
+        rows = group.order * images.shape[0]
+        if not isinstance(vectors, Tensor) or vectors.dim() != 2 or vectors.shape[0] != rows:
+            got = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+            raise ValueError(f"network: expected to return ({rows}, d), got {got}")
+        return vectors
+
+    step = _chunk(x, network, group)
+    if step >= x.shape[0]:
+        return run(x)
+    vectors: Tensor | None = None
+    for start in range(0, x.shape[0], step):
+        images = x[start : start + step]
+        part = run(images).unflatten(0, (group.order, images.shape[0]))
+        if vectors is None:
+            vectors = part.new_empty(group.order, x.shape[0], part.shape[2])
+        vectors[:, start : start + step] = part
+    return vectors.flatten(0, 1)
+
+
+def _vectors_of(output: Any) -> Any:
+    """The vectors in what a network returned: the output itself, or those in an output object of transformers."""
+    if isinstance(output, Tensor):
+        return output
+    for name in ("logits", "pooler_output"):
+        if isinstance(getattr(output, name, None), Tensor):
+            return getattr(output, name)
+    return output
+
+
+def _chunk(x: Tensor, network: Network, group: Group) -> int:
+    """Images to run at once: all of them, or CHUNK_BYTES of orbit where parts give the same as the whole."""
+    everything = max(x.shape[0], 1)
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or not isinstance(network, nn.Module):
+        return everything
+    orbit_bytes = group.order * x[:1].numel() * x.element_size()
+    fitting = max(CHUNK_BYTES // max(orbit_bytes, 1), 1)
+    if fitting >= everything:
+        return everything
+    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in network.parameters())):
+        return everything
+    in_parts = not _has_any_global_hook() and all(map(_treats_rows_alone, network.modules()))
+    return fitting if in_parts else everything
+
+
+def _treats_rows_alone(module: nn.Module) -> bool:
+    """Whether the module gives each row the same result whatever the others are, and nobody watches its calls."""
+    if module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        return False
+    if type(module).__module__.partition(".")[0] not in STATELESS:
+        return False
+    return not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is not None
