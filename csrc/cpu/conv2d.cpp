@@ -10,26 +10,20 @@ namespace equifast::cpu::EQUIFAST_ISA {
 namespace {
 
 // A block of kBlock output channels is kLanes registers. Wider generic vectors would pass through memory.
-#if defined(__AVX512F__)
-constexpr int kLaneWidth = 16;
-#elif defined(__AVX2__)
-constexpr int kLaneWidth = 8;
-#else
-constexpr int kLaneWidth = 4;
-#endif
-constexpr int kLanes = kBlock / kLaneWidth;
+constexpr int kLanes = kBlock * 4 / kVectorBytes;
+typedef float Vector __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+typedef int32_t Bits __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
 
-typedef float Vector __attribute__((vector_size(4 * kLaneWidth), aligned(4), may_alias));
-typedef int32_t Bits __attribute__((vector_size(4 * kLaneWidth), aligned(4), may_alias));
-
-// Pixels whose sums fit the registers, beside the weight.
+// Sums that fit the registers. Forward: those of kPixels pixels, beside the weight. Weight gradient: those of kTapRows rows
+// of up to kMaxWidth taps, for kTapLanes registers of channels.
 #if defined(__AVX512F__)
-constexpr int kPixels = 28;
+constexpr int kPixels = 28, kTapRows = 4, kTapLanes = 1;
 #elif defined(__AVX2__)
-constexpr int kPixels = 6;
+constexpr int kPixels = 6, kTapRows = 1, kTapLanes = 2;
 #else
-constexpr int kPixels = 3;
+constexpr int kPixels = 3, kTapRows = 1, kTapLanes = 2;
 #endif
+static_assert(kLanes % kTapLanes == 0);
 
 inline Vector exponential(Vector x) {
   constexpr float kLog2e = 1.44269504f, kHigh = 0.693359375f, kLow = -2.12194440e-4f, kRound = 12582912.0f;
@@ -154,15 +148,6 @@ void load_row(const Conv2d& k, const float* grad, int64_t first, int64_t channel
   for (; j < k.out_w; ++j)
     for (int64_t c = 0; c < channels; ++c) row[j * kBlock + c] = from[c * plane + j];
 }
-
-// Sums that fit the registers: the products of one row of gradients with kTapRows rows of up to kMaxWidth taps, for
-// kTapLanes registers of channels.
-#if defined(__AVX512F__)
-constexpr int kTapRows = 4, kTapLanes = 1;
-#else
-constexpr int kTapRows = 1, kTapLanes = 2;
-#endif
-static_assert(kLanes % kTapLanes == 0);
 
 // kRows × kColumns neighbouring taps: to each, its products with one row of gradients (W', kBlock).
 template <int kRows, int kColumns>
