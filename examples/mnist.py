@@ -28,8 +28,8 @@ def small_network() -> nn.Sequential:
 
 def canonicalizer(group: str, network: nn.Module | None = None, reference=None) -> equifast.nn.Canonicalizer:
     """A canonicalizer of digits, untrained unless both its parts are given."""
-    example = torch.zeros(2, 1, 28, 28)
-    return equifast.nn.Canonicalizer(network or small_network(), group, reference=reference, beta=10.0, example=example)
+    network = network or small_network()
+    return equifast.nn.Canonicalizer(network, group, reference=reference, vector_size=64, beta=10.0)
 
 
 def train(module: equifast.nn.Canonicalizer, images: torch.Tensor, steps: int, batch: int = 256) -> None:

@@ -178,3 +178,21 @@ def test_picture(example, tmp_path):
     figure.draw(tmp_path / "new" / "picture.png", [part, part])
     with image.open(tmp_path / "new" / "picture.png") as picture:
         assert picture.size == (1920, 1080)
+
+
+@pytest.mark.parametrize("group", ["C4", "D4"])
+def test_a_canonicalizer_of_digits_trains_and_serves_another_group(example, group):
+    """The demo's second part, on noise: build, train, then take both parts over to a subgroup."""
+    mnist = example("mnist")
+    torch.manual_seed(0)
+    images = torch.rand(64, 1, 28, 28)
+    learned = mnist.canonicalizer("D4")
+    before = learned.reference.detach().clone()
+    mnist.train(learned, images, steps=2, batch=16)
+    assert not torch.equal(learned.reference, before)
+    module = mnist.canonicalizer(group, learned.network, learned.reference).eval()
+    assert torch.equal(module.reference, learned.reference)
+    classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    labels = torch.arange(64) % 10
+    upright = mnist.accuracy(classifier, images, labels, module)[0]
+    assert mnist.accuracy(classifier, images.rot90(1, (2, 3)), labels, module)[0] == upright
