@@ -7,21 +7,16 @@ then a counter-clockwise rotation (as displayed). Ids are integers everywhere; a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from operator import index
-from typing import TypeVar
 
-import torch
+from .compiler import Function, assume_constant_result
 
 Matrix = tuple[float, float, float, float]
 
 #: Floats per row of an action table: the exact-permutation code, then a 2×2 matrix in row-major order.
 ROW = 5
-
-
-Function = TypeVar("Function", bound=Callable)
 
 
 def remembered(function: Function) -> Function:
@@ -32,7 +27,7 @@ def remembered(function: Function) -> Function:
     def call(*args):
         return cached(*args)
 
-    return torch.compiler.assume_constant_result(call)
+    return assume_constant_result(call)
 
 
 @dataclass(frozen=True, eq=False)

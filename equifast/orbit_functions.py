@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from . import ops
+from .compiler import assume_constant_result
 from .groups import Group
 
 Function = Callable[..., Any]
@@ -65,12 +66,12 @@ CHANGES = {
 
 
 # A compiler can't look functions up in tables, so it takes the answers of these two as constants.
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _kind(func: Function) -> str | None:
     return KINDS.get(func)
 
 
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _changes(func: Function) -> bool:
     return func in CHANGES
 

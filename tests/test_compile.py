@@ -176,3 +176,10 @@ def test_groups_made_from_their_fields_are_the_same():
         CyclicGroup(4, True)
     with pytest.raises(ValueError, match="reflections: expected True for a dihedral group"):
         DihedralGroup(4, False)
+
+
+def test_importing_equifast_imports_no_compiler():
+    """torch._dynamo and Triton take 2 s to import, and only those who compile or launch kernels need them."""
+    code = "import sys, equifast; assert not {'torch._dynamo', 'triton'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """What is held in memory, what is written there, and indices past 2³¹."""
 
 import importlib
+import itertools
 import math
 import sys
 
@@ -56,6 +57,20 @@ def peak(function):
     before = read("VmRSS")
     out = function()
     return out, read("VmHWM") - before
+
+
+def allocated(function):
+    """The most bytes of tensors that ``function()`` held at one time. Resident memory also has what malloc wastes."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        function()
+    events = (e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]")
+    changes = (e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(itertools.accumulate(changes), default=0)
+
+
+def test_allocated_counts_what_is_held_at_one_time():
+    assert allocated(lambda: [torch.empty(1000) for _ in range(3)]) == 3 * 4000
+    assert allocated(lambda: [torch.empty(1000).numel() for _ in range(3)]) == 4000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory from /proc")

@@ -1,0 +1,18 @@
+"""What torch.compile is told about functions of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+Function = TypeVar("Function", bound=Callable)
+
+
+def assume_constant_result(function: Function) -> Function:
+    """Let torch.compile call ``function`` while it traces, and take the result as a constant of the graph.
+
+    `torch.compiler.assume_constant_result` sets the same attribute, but imports the whole compiler to do it, which
+    would add 2 s to ``import equifast``.
+    """
+    function._dynamo_marked_constant = True
+    return function
