@@ -4,7 +4,7 @@
 
 import pytest
 
-from benchmarks import interpreted
+from benchmarks.gpu import interpreted
 from equifast import backends
 
 collect_ignore_glob = [] if backends.INTERPRETING else ["test_*.py"]
