@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+from .dtypes import DTYPES
 
 
 def shape(t: Tensor) -> str:

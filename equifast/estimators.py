@@ -4,7 +4,7 @@ Each is a function ``(x, scores, group, beta, padding_mode) -> (image, element)`
 `OrbitScores` give the canonical images, like x, and the chosen ids (B,) int64. The hard ones return exactly
 ``g_e⁻¹·x``; they differ in what their backward pass pretends to have computed (paper 2405.14089, section 3).
 
-A sample whose probabilities are NaN has fallen back to the identity (see `reference.select`). With every estimator its
+A sample whose probabilities are NaN has fallen back to the identity (see `choice.select`). With every estimator its
 weights are then one-hot: its image is x itself, the gradient of x is that of the identity, and its probabilities get no
 gradient.
 """
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .choice import OrbitScores, choice_weights, logits
+from .dtypes import accumulate_dtype
 from .groups import Group
 from .ops.angle_inner import angle_inner
-from .reference import OrbitScores, accumulate_dtype, choice_weights, logits
 
 Estimator = Callable[[Tensor, OrbitScores, Group, float, str], tuple[Tensor, Tensor]]
 Table = tuple[float, ...]

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import checks, ops
+from .choice import logits
+from .dtypes import accumulate_dtype
 from .groups import CyclicGroup, Group, as_group
-from .reference import accumulate_dtype, logits
 
 
 def prior_loss(activations: Tensor, target: Tensor | None = None, *, beta: float | None = None) -> Tensor:

@@ -7,55 +7,16 @@ size; orbits are element-major, row ``e·B + b``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .groups import ROW, Group, Matrix, as_group, multiply, quarter_turn
+from .choice import OrbitLosses, OrbitScores, is_usable, logits, select
+from .dtypes import accumulate_dtype
+from .geometry import IDENTITY, STEPS, Matrix, factor, rows
+from .groups import Group, as_group
 from .representations import channel_action
-
-IDENTITY: Matrix = (1.0, 0.0, 0.0, 1.0)
-
-#: Sample offsets are rounded to this many steps a pixel: then 1 − fraction is exact in float32, sums of offsets are
-#: exact in float64, and interpolation commutes bit for bit with the exact elements.
-STEPS = 2.0**24
-
-
-class OrbitScores(NamedTuple):
-    """What `orbit_scores` returns: activations (B, E), probabilities (B, E), element (B,) int64."""
-
-    activations: Tensor
-    probabilities: Tensor
-    element: Tensor
-
-
-class OrbitLosses(NamedTuple):
-    """What `orbit_losses` returns: those of `OrbitScores`, and two scalars."""
-
-    activations: Tensor
-    probabilities: Tensor
-    element: Tensor
-    prior: Tensor
-    contrastive: Tensor
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, float32 for everything narrower: no kernel sums in half precision."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def rows(table: Sequence[float]) -> list[tuple[int, Matrix]]:
-    """A flat action table as ``(code, base)`` pairs."""
-    return [(int(table[i]), tuple(table[i + 1 : i + ROW])) for i in range(0, len(table), ROW)]
-
-
-def factor(code: int, base: Matrix, *, square: bool) -> tuple[int, Matrix]:
-    """The same action with a permutation that maps the pixel grid onto itself: off squares, half turns and flips."""
-    if square or code % 2 == 0:
-        return code, base
-    return code - 1, multiply(base, quarter_turn(1))
 
 
 def sample(x: Tensor, row: tuple[int, Matrix], padding_mode: str = "border") -> Tensor:
@@ -176,43 +137,6 @@ def orbit_losses(
 def similarities(vectors: Tensor, reference: Tensor, cosine: bool) -> Tensor:
     """The cosine or the inner product of each vector with the reference: (…, d) and (d,) → (…,)."""
     return F.cosine_similarity(vectors, reference, dim=-1) if cosine else vectors @ reference
-
-
-def logits(scores: Tensor, beta: float) -> Tensor:
-    """``beta·scores``, in which a score of −inf stays −inf whatever ``beta`` is, and gets no gradient."""
-    return torch.where(scores == -torch.inf, -torch.inf, scores * beta)
-
-
-def is_usable(activations: Tensor) -> Tensor:
-    """Whether each sample can choose by its activations (B, E): none is NaN or +inf, and one is finite; (B, 1) bool."""
-    return (activations < torch.inf).all(1, keepdim=True) & (activations > -torch.inf).any(1, keepdim=True)
-
-
-def select(scores: Tensor, beta: float = 1.0, dtype: torch.dtype | None = None) -> OrbitScores:
-    """Softmax of ``beta·scores`` over the group and the lowest id of the maximum; scores (B, E).
-
-    A score of −inf masks its element: that has probability 0 for every ``beta`` and is never chosen. A sample with NaN
-    or +inf among its activations, or with −inf alone, falls back: it gets the identity and NaN probabilities. No
-    gradient passes through a score that is not finite, nor through any score of a sample that fell back.
-    """
-    activations = scores.to(dtype or scores.dtype)
-    usable = is_usable(activations)
-    if scores.requires_grad:
-        scores = torch.where(usable & scores.isfinite(), scores, scores.detach())
-        activations = scores.to(activations.dtype)
-    probabilities = torch.where(usable, logits(scores, beta), torch.nan).softmax(1)
-    ids = torch.arange(scores.shape[1], device=scores.device)
-    best = scores.amax(1, keepdim=True)
-    element = torch.where(usable & (scores == best), ids, scores.shape[1]).amin(1)
-    element = torch.where(usable.squeeze(1), element, 0)
-    return OrbitScores(activations, probabilities.to(activations.dtype), element)
-
-
-def choice_weights(probabilities: Tensor, element: Tensor) -> Tensor:
-    """The probabilities (B, E), or one-hot at the chosen ``element`` (B,) for a sample whose probabilities are NaN."""
-    ids = torch.arange(probabilities.shape[1], device=probabilities.device)
-    one_hot = (ids == element[:, None]).to(probabilities.dtype)
-    return torch.where(probabilities.isnan(), one_hot, probabilities)
 
 
 def act(

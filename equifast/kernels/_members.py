@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..groups import Matrix
+from ..geometry import Matrix
 from ._tables import actions, bases
 
 #: From so many channels on, kernels read an image channel by channel if it lies so.

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..groups import Matrix, multiply, quarter_turn
-from ..reference import IDENTITY, factor, rows
+from ..geometry import IDENTITY, Matrix, factor, multiply, quarter_turn, rows
 
 
 class Action(NamedTuple):

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference import accumulate_dtype
+from ..dtypes import accumulate_dtype
 from ._launch import Config, Kernel, Problem, accumulator
 from .orbit_scores import at_least, columns, load_rows, orbit_rows, problem, tile
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from triton.runtime import driver
 
-from ..selection import allows_tf32
+from ..backends.selection import allows_tf32
 from ._convolve import activated, convolve, member, slope, tile_count, tile_pixels
 from ._launch import INTERPRETED, Config, Kernel, Problem, accumulator, ceil_div, power_of_two
 from ._members import base_images, by_channels, groups_of_members

@@ -7,8 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..groups import Matrix
-from ..reference import IDENTITY
+from ..geometry import IDENTITY, Matrix
 from ._members import base_images, groups_of_members
 from ._tables import actions, bases
 from .orbit_conv2d import allows_tf32

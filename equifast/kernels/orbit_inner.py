@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference import accumulate_dtype
+from ..dtypes import accumulate_dtype
 from ._launch import Kernel, ceil_div
 from ._transform import action, launch, tile_count, tile_pixels, transformed
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference import accumulate_dtype
+from ..dtypes import accumulate_dtype
 from ._launch import Kernel
 from .contrastive_loss import flags, gram_matrix, inverse_of, mean, radial_part, towards
 from .orbit_scores import (

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference import accumulate_dtype
+from ..dtypes import accumulate_dtype
 from ._launch import Config, Kernel, Problem, accumulator, ceil_div, power_of_two
 
 

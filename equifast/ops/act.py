@@ -8,8 +8,8 @@ from torch import Tensor
 from .. import checks
 from ..groups import Group, as_group
 from ..representations import channel_action
-from . import _warp
-from ._library import register
+from . import _resample
+from .registry import register
 
 
 def act(
@@ -57,13 +57,13 @@ def _eager(x, element, table, permutation, mixing, padding_mode, adjoint):
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     for e in element.unique().tolist():
         mine = (element == e).nonzero().squeeze(1)
-        moved = _warp.member(x[mine], e, table, permutation, mixing, padding_mode, adjoint)
+        moved = _resample.resample(x[mine], e, table, permutation, mixing, padding_mode, adjoint)
         out[mine] = moved.to(x.dtype)
     return out
 
 
 def _fake(x, element, table, permutation, mixing, padding_mode, adjoint):
-    return _warp.new_images(x, x.shape)
+    return _resample.new_images(x, x.shape)
 
 
 def _setup_context(ctx, inputs, output):
@@ -74,7 +74,7 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad):
     (element,) = ctx.saved_tensors
     table, permutation, mixing, padding_mode, adjoint = ctx.action
-    channels = _warp.transposed(table, permutation, mixing)
+    channels = _resample.transposed(table, permutation, mixing)
     grad_x = torch.ops.equifast.act(grad, element, table, *channels, padding_mode, not adjoint)
     return grad_x, None, None, None, None, None, None
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..groups import Matrix, multiply, quarter_turn
-from ..reference import STEPS, accumulate_dtype, rows
-from ._library import CHOSEN, GPU, register
+from ..dtypes import accumulate_dtype
+from ..geometry import STEPS, Matrix, multiply, quarter_turn, rows
+from .registry import CHOSEN, GPU, register
 
 #: Bytes of images at a time on a CPU, where there are some fifteen temporaries of their size.
 CHUNK_BYTES = 1 << 20
@@ -98,7 +98,6 @@ register(
     "angle_inner",
     eager=_eager,
     fake=_fake,
-    setup_context=lambda ctx, inputs, output: None,
     backward=_no_double_backward,
-    has_kernel=False,
+    has_cpu_kernel=False,
 )

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from .. import checks, reference
+from ..dtypes import accumulate_dtype
 from ..groups import CyclicGroup, Group, as_group
-from . import _warp
-from ._library import no_double_backward, register
+from . import _resample
+from .registry import no_double_backward, register
 
 
 def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = False) -> Tensor:
@@ -38,7 +39,7 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = F
 
 def _apart(vectors: Tensor, order: int, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors (B, E, d) in the accumulate dtype, perhaps of unit length, those lengths, and their Gram matrix."""
-    v = _warp.unflatten(vectors, order).to(reference.accumulate_dtype(vectors.dtype)).transpose(0, 1)
+    v = _resample.unflatten(vectors, order).to(accumulate_dtype(vectors.dtype)).transpose(0, 1)
     length = v.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     v = v / length if normalize else v
     return v, length, (v @ v.mT).masked_fill(torch.eye(order, dtype=torch.bool, device=v.device), 0)
@@ -50,7 +51,7 @@ def _eager(vectors, order, normalize):
 
 
 def _fake(vectors, order, normalize):
-    wide = reference.accumulate_dtype(vectors.dtype)
+    wide = accumulate_dtype(vectors.dtype)
     gram = vectors.new_empty((vectors.shape[0] // order, order, order), dtype=wide)
     return vectors.new_empty(()), gram
 
@@ -94,6 +95,5 @@ register(
     "contrastive_loss_backward",
     eager=_backward_eager,
     fake=_backward_fake,
-    setup_context=lambda ctx, inputs, output: None,
     backward=no_double_backward("contrastive_loss"),
 )

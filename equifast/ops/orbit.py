@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..geometry import order_of
 from ..groups import Group, as_group
-from . import _warp
-from ._library import register
+from . import _resample
+from .registry import register
 
 
 def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Tensor:
@@ -42,7 +43,7 @@ def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Ten
 
 def _eager(x, weights, table, permutation, mixing, padding_mode, adjoint):
     moved = torch.stack(
-        [_warp.member(x, e, table, permutation, mixing, padding_mode, adjoint) for e in range(_warp.order_of(table))]
+        [_resample.resample(x, e, table, permutation, mixing, padding_mode, adjoint) for e in range(order_of(table))]
     )
     if weights is not None:
         moved = moved * weights.t()[:, :, None, None, None]
@@ -50,7 +51,7 @@ def _eager(x, weights, table, permutation, mixing, padding_mode, adjoint):
 
 
 def _fake(x, weights, table, permutation, mixing, padding_mode, adjoint):
-    return _warp.new_images(x, (_warp.order_of(table) * x.shape[0], *x.shape[1:]))
+    return _resample.new_images(x, (order_of(table) * x.shape[0], *x.shape[1:]))
 
 
 def _setup_context(ctx, inputs, output):
@@ -61,8 +62,8 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad):
     x, weights = ctx.saved_tensors
     table, permutation, mixing, padding_mode, adjoint = ctx.action
-    channels = _warp.transposed(table, permutation, mixing)
-    grad = _warp.unflatten(grad, _warp.order_of(table))
+    channels = _resample.transposed(table, permutation, mixing)
+    grad = _resample.unflatten(grad, order_of(table))
     grad_x = grad_weights = None
     if ctx.needs_input_grad[0]:
         grad_x = torch.ops.equifast.orbit_average(grad, weights, table, *channels, padding_mode, not adjoint)

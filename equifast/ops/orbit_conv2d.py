@@ -9,9 +9,11 @@ from torch._prims_common import suggest_memory_format
 from torch.nn.modules.utils import _pair
 
 from .. import checks
-from ..groups import ROW, Group, as_group
-from . import _warp
-from ._library import CHOSEN, no_double_backward, register
+from ..backends import selection
+from ..geometry import ROW, order_of
+from ..groups import Group, as_group
+from . import _resample
+from .registry import CHOSEN, no_double_backward, register
 
 #: Orbit bytes at a time: what the caches of two cores hold together with the convolution's output.
 CHUNK_BYTES = 7 << 18
@@ -129,13 +131,13 @@ def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, acti
         last = _memory_format(x, weight) == torch.channels_last
         return torch.ops.equifast.orbit_conv2d_direct(x, weight, bias, table, *options, last)
     out = _fake(x, weight, bias, table, *options)
-    order = _warp.order_of(table)
-    by_element = _warp.unflatten(out, order)
+    order = order_of(table)
+    by_element = _resample.unflatten(out, order)
     finish = ACTIVATIONS[activation]
     for chunk in _chunks(x, order) if out.numel() else ():
         b, b_end, e, e_end = chunk
         y = finish(F.conv2d(_rows(x, table, chunk, padding_mode), weight, bias, stride, padding, dilation))
-        by_element[e:e_end, b:b_end] = _warp.unflatten(y, e_end - e)
+        by_element[e:e_end, b:b_end] = _resample.unflatten(y, e_end - e)
     return out
 
 
@@ -157,7 +159,7 @@ def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activ
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
     ]
-    shape = (_warp.order_of(table) * x.shape[0], weight.shape[0], *size)
+    shape = (order_of(table) * x.shape[0], weight.shape[0], *size)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_memory_format(x, weight))
 
 
@@ -210,8 +212,9 @@ register(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    has_kernel=False,  # many channels: oneDNN convolves what our kernel makes, a cache-sized chunk at a time
+    has_cpu_kernel=False,  # many channels: oneDNN convolves what our kernel makes, a cache-sized chunk at a time
     autocast=lambda dtype: dtype,
+    prefers_triton=lambda x, weight, *rest: selection.prefers_triton(weight),
 )
 
 
@@ -226,8 +229,8 @@ def _backward_eager(grad, x, weight, table, stride, padding, dilation, padding_m
     # Sums over chunks run in float32 at least.
     wide = torch.promote_types(weight.dtype, torch.float32)
     sums = [torch.zeros(g.shape, dtype=wide, device=g.device) for g in grads[1:]]
-    order = _warp.order_of(table)
-    by_element = _warp.unflatten(grad, order)
+    order = order_of(table)
+    by_element = _resample.unflatten(grad, order)
     for chunk in _chunks(x, order) if grad.numel() else ():
         b, b_end, e, e_end = chunk
         parts = torch.ops.aten.convolution_backward(
@@ -245,7 +248,7 @@ def _backward_eager(grad, x, weight, table, stride, padding, dilation, padding_m
         )
         if needs[0]:
             part = table[ROW * e : ROW * e_end]
-            rows = _warp.unflatten(parts[0], e_end - e)
+            rows = _resample.unflatten(parts[0], e_end - e)
             into = torch.ops.equifast.orbit_average(rows, None, part, [], [], padding_mode, True)
             grad_x[b:b_end] = into if e == 0 else grad_x[b:b_end] + into
         # Asked for one of the two, oneDNN gives both.
@@ -267,7 +270,7 @@ register(
     "orbit_conv2d_backward",
     eager=_backward_eager,
     fake=_backward_fake,
-    setup_context=lambda ctx, inputs, output: None,
     backward=no_double_backward("orbit_conv2d"),
-    has_kernel=False,
+    has_cpu_kernel=False,
+    prefers_triton=lambda grad, x, weight, *rest: selection.prefers_triton(weight),
 )

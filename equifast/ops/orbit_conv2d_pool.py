@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..geometry import order_of
 from ..groups import Group
-from . import _warp
-from ._library import no_double_backward, register
+from . import _resample
 from .orbit_conv2d import _backward_fake, _checked
 from .orbit_conv2d import _fake as _convolved
+from .registry import no_double_backward, register
 
 #: Bytes of the convolution's output at a time.
 CHUNK_BYTES = 7 << 20
@@ -60,17 +61,17 @@ def _chunks(x: Tensor, weight: Tensor, table, options) -> range:
 def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
     options = (stride, padding, dilation, padding_mode, activation)
     out = _fake(x, weight, bias, table, *options)
-    by_element = _warp.unflatten(out, _warp.order_of(table))
+    by_element = _resample.unflatten(out, order_of(table))
     chunks = _chunks(x, weight, table, options)
     for b in chunks:
         images = x[b : b + chunks.step]
         y = torch.ops.equifast.orbit_conv2d(images, weight, bias, table, *options)
-        by_element[:, b : b + chunks.step] = _warp.unflatten(y.mean((2, 3)), by_element.shape[0])
+        by_element[:, b : b + chunks.step] = _resample.unflatten(y.mean((2, 3)), by_element.shape[0])
     return out
 
 
 def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
-    return x.new_empty((_warp.order_of(table) * x.shape[0], weight.shape[0]))
+    return x.new_empty((order_of(table) * x.shape[0], weight.shape[0]))
 
 
 def _setup_context(ctx, inputs, output):
@@ -90,7 +91,7 @@ register(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    has_kernel=False,  # on a CPU, orbit_conv2d a few images at a time
+    has_cpu_kernel=False,  # on a CPU, orbit_conv2d a few images at a time
     autocast=lambda dtype: dtype,
 )
 
@@ -102,7 +103,7 @@ def _pool_backward_eager(
     grads = _pool_backward_fake(grad, x, weight, bias, *options, activation, needs)
     wide = torch.promote_types(weight.dtype, torch.float32)
     sums = [torch.zeros(g.shape, dtype=wide, device=g.device) for g in grads[1:]]
-    by_element = _warp.unflatten(grad, _warp.order_of(table))
+    by_element = _resample.unflatten(grad, order_of(table))
     chunks = _chunks(x, weight, table, (stride, padding, dilation, padding_mode, activation))
     for b in chunks:
         images = x[b : b + chunks.step]
@@ -130,7 +131,6 @@ register(
     "orbit_conv2d_pool_backward",
     eager=_pool_backward_eager,
     fake=_pool_backward_fake,
-    setup_context=lambda ctx, inputs, output: None,
     backward=no_double_backward("orbit_conv2d_pool"),
-    has_kernel=False,
+    has_cpu_kernel=False,
 )

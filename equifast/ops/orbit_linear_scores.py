@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import checks
+from ..choice import OrbitScores
 from ..groups import Group, as_group
-from ..reference import OrbitScores
-from ._library import register
 from .orbit_scores import SIMILARITIES
+from .registry import register
 
 
 def orbit_linear_scores(
@@ -123,5 +123,5 @@ register(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    has_kernel=False,
+    has_cpu_kernel=False,
 )

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import checks, reference
+from .. import checks
+from ..choice import OrbitLosses, logits
+from ..dtypes import accumulate_dtype
 from ..groups import Group, as_group
-from ..reference import OrbitLosses
-from ._library import no_double_backward, register
 from .orbit_scores import SIMILARITIES
+from .registry import no_double_backward, register
 
 
 def orbit_losses(
@@ -82,7 +83,7 @@ def orbit_losses(
 
 
 def _logits(activations: Tensor, prior_beta: float) -> Tensor:
-    return reference.logits(activations.to(reference.accumulate_dtype(activations.dtype)), prior_beta)
+    return logits(activations.to(accumulate_dtype(activations.dtype)), prior_beta)
 
 
 def _target(target: Tensor | None, activations: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ def _eager(vectors, ref, target, order, beta, prior_beta, cosine, normalize):
 def _fake(vectors, ref, target, order, beta, prior_beta, cosine, normalize):
     batch = vectors.shape[0] // order
     scores = vectors.new_empty((batch, order))
-    gram = vectors.new_empty((batch, order, order), dtype=reference.accumulate_dtype(vectors.dtype))
+    gram = vectors.new_empty((batch, order, order), dtype=accumulate_dtype(vectors.dtype))
     element = vectors.new_empty((batch,), dtype=torch.int64)
     return scores, torch.empty_like(scores), element, vectors.new_empty(()), vectors.new_empty(()), gram
 
@@ -126,7 +127,7 @@ register(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    has_kernel=False,
+    has_cpu_kernel=False,
     autocast=lambda dtype: torch.float32,
 )
 
@@ -185,7 +186,6 @@ register(
     "orbit_losses_backward",
     eager=_backward_eager,
     fake=_backward_fake,
-    setup_context=lambda ctx, inputs, output: None,
     backward=no_double_backward("orbit_losses"),
-    has_kernel=False,
+    has_cpu_kernel=False,
 )

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from .. import checks, reference
+from ..choice import OrbitScores
+from ..dtypes import accumulate_dtype
 from ..groups import CyclicGroup, Group, as_group
-from ..reference import OrbitScores
-from . import _warp
-from ._library import no_double_backward, register
+from . import _resample
+from .registry import no_double_backward, register
 
 SIMILARITIES = ("cosine", "dot")
 
@@ -109,8 +110,8 @@ register(
 
 def _backward_eager(grad_activations, grad_probabilities, vectors, ref, probabilities, beta, cosine):
     order = probabilities.shape[1]
-    wide = reference.accumulate_dtype(vectors.dtype)
-    v, r, p = _warp.unflatten(vectors, order).to(wide), ref.to(wide), probabilities.to(wide)
+    wide = accumulate_dtype(vectors.dtype)
+    v, r, p = _resample.unflatten(vectors, order).to(wide), ref.to(wide), probabilities.to(wide)
     grad = torch.zeros_like(p)
     if grad_activations is not None:
         grad = grad + grad_activations.to(wide)
@@ -141,6 +142,5 @@ register(
     "orbit_scores_backward",
     eager=_backward_eager,
     fake=_backward_fake,
-    setup_context=lambda ctx, inputs, output: None,
     backward=no_double_backward("orbit_scores"),
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from equifast import reference
+from equifast import geometry, reference
 from equifast.groups import as_group
 
 from ..cases import DTYPES, LAYOUTS, assert_near, assert_near_overall, assert_same, rand
@@ -197,7 +197,7 @@ def test_orbit_conv2d_pool(group, monkeypatch):
 def gradients(grad, x, weight, table, stride, padding, dilation, padding_mode, needs):
     """What the op ``orbit_conv2d_backward`` returns, by autograd: its own kernels have tests of their own."""
     leaves = [t.detach().requires_grad_() for t in (x, weight, weight.new_zeros(weight.shape[0]))]
-    members = torch.cat([reference.sample(leaves[0], row, padding_mode) for row in reference.rows(table)])
+    members = torch.cat([reference.sample(leaves[0], row, padding_mode) for row in geometry.rows(table)])
     out = F.conv2d(members, *leaves[1:], stride, padding, dilation)
     return torch.autograd.grad(out, leaves, grad)
 

@@ -10,7 +10,7 @@ from equifast import act, orbit, orbit_average, reference
 from equifast.groups import as_group
 from equifast.kernels import _launch, _transform
 from equifast.kernels._launch import Config
-from equifast.ops import _library, _warp
+from equifast.ops import _resample, registry
 from equifast.representations import SIZES as REPRESENTATIONS
 from equifast.representations import channel_action
 
@@ -21,7 +21,7 @@ SHAPES = [(1, 1), (1, 5), (4, 1), (2, 3), (5, 5), (6, 6), (17, 17), (4, 9)]
 
 
 def test_triton_runs_these():
-    assert _library.CHOSEN == {"cpu": "triton", "cuda": "triton"}
+    assert registry.CHOSEN == {"cpu": "triton", "cuda": "triton"}
 
 
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
@@ -69,7 +69,7 @@ def test_any_layout(layout):
 
 
 def _format(x):
-    return torch.channels_last if _warp.new_images(x, x.shape).stride(1) == 1 else torch.contiguous_format
+    return torch.channels_last if _resample.new_images(x, x.shape).stride(1) == 1 else torch.contiguous_format
 
 
 @pytest.mark.parametrize("channels", [1, 5, 33])

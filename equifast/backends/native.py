@@ -11,7 +11,10 @@ import warnings
 from pathlib import Path
 from types import ModuleType
 
-PACKAGE = Path(__file__).resolve().parent
+#: The folder of the package, which holds the libraries.
+PACKAGE = Path(__file__).resolve().parents[1]
+
+#: The reason given where nothing was built.
 NEVER_BUILT = "this source tree was never built (`pip install -e .` builds it)"
 
 

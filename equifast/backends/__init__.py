@@ -2,7 +2,7 @@
 
 `EQUIFAST_BACKEND` names one backend for every operator (`auto`, the default, takes the first usable). A
 backend asked for by name is never replaced by another: where it can't run, the operators raise its reason.
-Where `cuda` and `triton` are both usable and neither is forced, `equifast.selection` chooses call by call.
+Where `cuda` and `triton` are both usable and neither is forced, `selection` decides for each call.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
-from equifast import gpus, native
+from . import gpus, native
 
 #: Whether Triton interprets kernels, on tensors of any device, as it was when this was imported.
 INTERPRETING = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
