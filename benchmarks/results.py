@@ -121,7 +121,7 @@ def conditions(device: torch.device, rounds: int, quick: bool) -> Row:
 
 def configurations() -> Row:
     """Of each Triton kernel that ran, the configuration that was the quickest for each class of shapes."""
-    launch = sys.modules.get("equifast.kernels._launch")
+    launch = sys.modules.get("equifast.kernels.host.launch")
     return {name: chosen for name, kernel in launch.KERNELS.items() if (chosen := kernel.chosen())} if launch else {}
 
 

@@ -165,7 +165,7 @@ def selection() -> dict:
 
 def tuned() -> dict:
     """Configurations of Triton kernels that were timed on this machine, by device."""
-    from equifast import tuned
+    from equifast.kernels.host import tuned
 
     return tuned.load()
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import ACTIVATIONS
 from ..lazy_orbit import LazyOrbit
 
-#: In-place forms of the activations kernels know, by the name they have there.
-IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda y: y,
-    "relu": torch.relu_,
-    "gelu": torch.ops.aten.gelu_,
-    "silu": torch.ops.aten.silu_,
-}
-
+#: The kernels' name of each activation module, but for GELU, of which they know one of two kinds.
 NAMES = {type(None): "none", nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
 
 
@@ -87,7 +81,7 @@ def _convolve(x: Tensor, layer: nn.Conv2d, norm: nn.Module | None, activation: s
         if y is not None:
             return y
     y = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return IN_PLACE[activation](y)
+    return ACTIVATIONS[activation](y)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from .. import checks
 from ..backends import selection
 from ..geometry import ROW, order_of
 from ..groups import Group, as_group
+from ..layers import ACTIVATIONS, output_size
 from . import _resample
 from .registry import CHOSEN, no_double_backward, register
 
@@ -23,14 +24,6 @@ DIRECT_CHANNELS, DIRECT_WEIGHTS = 4, 1 << 16
 
 #: Columns of a kernel whose weight gradient our own takes, undilated.
 DIRECT_WIDTH = 7
-
-#: Activations that run on each chunk while it is in cache.
-ACTIVATIONS = {
-    "none": lambda y: y,
-    "relu": torch.relu_,
-    "gelu": torch.ops.aten.gelu_,
-    "silu": torch.ops.aten.silu_,
-}
 
 
 def orbit_conv2d(
@@ -155,10 +148,7 @@ def _memory_format(x: Tensor, weight: Tensor) -> torch.memory_format:
 
 
 def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
-    size = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    ]
+    size = output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     shape = (order_of(table) * x.shape[0], weight.shape[0], *size)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_memory_format(x, weight))
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..geometry import order_of
 from ..groups import Group
+from ..layers import ACTIVATION_GRADIENTS
 from . import _resample
 from .orbit_conv2d import _backward_fake, _checked
 from .orbit_conv2d import _fake as _convolved
@@ -14,14 +15,6 @@ from .registry import no_double_backward, register
 
 #: Bytes of the convolution's output at a time.
 CHUNK_BYTES = 7 << 20
-
-#: Gradients of the activations, from those of their output and from their input.
-SLOPES = {
-    "none": lambda grad, z: grad,
-    "relu": lambda grad, z: torch.ops.aten.threshold_backward(grad, z, 0),
-    "gelu": torch.ops.aten.gelu_backward,
-    "silu": torch.ops.aten.silu_backward,
-}
 
 
 def orbit_conv2d_pool(
@@ -109,7 +102,7 @@ def _pool_backward_eager(
         images = x[b : b + chunks.step]
         z = torch.ops.equifast.orbit_conv2d(images, weight, bias, *options, "none")
         rows = by_element[:, b : b + chunks.step].flatten(0, 1) / z.shape[2:].numel()
-        upstream = SLOPES[activation](torch.empty_like(z).copy_(rows[:, :, None, None]), z)
+        upstream = ACTIVATION_GRADIENTS[activation](torch.empty_like(z).copy_(rows[:, :, None, None]), z)
         # Pixels of one sign and size, as relu passes them, would round one way in a plain sum.
         parts = torch.ops.equifast.orbit_conv2d_backward(upstream, images, weight, *options, [*needs[:2], False])
         if needs[0]:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import equifast
-from equifast import act, orbit, orbit_average, reference
+from equifast import act, kernels, orbit, orbit_average, reference
 from equifast.groups import as_group
-from equifast.kernels import _launch, _transform
-from equifast.kernels._launch import Config
+from equifast.kernels.host import launch as launches
+from equifast.kernels.host import resample
+from equifast.kernels.host.launch import Config
 from equifast.ops import _resample, registry
 from equifast.representations import SIZES as REPRESENTATIONS
 from equifast.representations import channel_action
@@ -174,19 +175,20 @@ def test_every_configuration(group, adjoint, memory_format, monkeypatch):
     expected = sys.modules["equifast.ops.orbit"]._eager(*args)
     for sizes in ((4, 8, 1), (2, 4, 4)) if adjoint else ((4, 8, 1), (16, 16, 1), (8, 4, 2), (16, 8, 4)):
         config = Config(dict(zip(("BLOCK_I", "BLOCK_J", "BLOCK_C"), sizes, strict=True)))
-        monkeypatch.setattr(_transform, "configs", lambda *args, config=config, **options: [config])
+        monkeypatch.setattr(resample, "configs", lambda *args, config=config, **options: [config])
         _kernel_of_orbit()._launches.clear()
         assert_near(torch.ops.equifast.orbit(*args), expected)
     _kernel_of_orbit()._launches.clear()
 
 
 def _kernel_of_orbit():
-    return _launch.KERNELS["orbit"]
+    kernels.load("orbit")
+    return launches.KERNELS["orbit"]
 
 
 def test_offsets_in_64_bits(monkeypatch):
     """As for images that span 2^31 elements and more, which no test can hold."""
-    monkeypatch.setattr(_transform, "spans_wide", lambda images: True)
+    monkeypatch.setattr(resample, "reach", lambda image: 1 << 31)
     for group in ("C4", "C8"):
         _kernel_of_orbit()._launches.clear()
         x = rand(1, 2, 5, 5)
