@@ -213,7 +213,10 @@ def merge(out: Path) -> None:
     if parts:
         whole = {"conditions": parts[0]["conditions"]}
         whole |= {key: [row for part in parts for row in part[key]] for key in ("rows", "verdicts")}
-        whole["configurations"] = {k: v for part in parts for k, v in part.get("configurations", {}).items()}
+        whole["configurations"] = {}
+        for part in parts:
+            for kernel, chosen in part.get("configurations", {}).items():
+                whole["configurations"].setdefault(kernel, {}).update(chosen)
         (out / "benchmarks.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
 
