@@ -138,9 +138,7 @@ def test_parts_of_the_benchmarks_become_one_run(tmp_path):
     whole = json.loads((tmp_path / "benchmarks.json").read_text())
     assert whole["rows"] == [{"measure": "act"}, {"measure": "orbit"}] and whole["verdicts"] == [0, 1]
     assert whole["configurations"] == {"orbit": {"act": "a tile", "orbit": "a tile"}}
-    assert whole["conditions"] == {
-        "device": "GPU"
-    }
+    assert whole["conditions"] == {"device": "GPU"}
 
 
 def test_an_environment_of_ones_own_does_not_choose_the_backend(monkeypatch):
