@@ -70,6 +70,30 @@ def size(name: str, value: object) -> None:
             raise ValueError(f"{name}: expected at least one row and column, got {value!r}")
 
 
+def vectors(name: str, t: object, order: int, size: str = "d") -> None:
+    """Whether t is (E·B, d); ``size`` names d in the error."""
+    tensor(name, t)
+    if t.dim() != 2:
+        raise ValueError(f"{name}: expected (E·B, {size}), got {shape(t)}")
+    floating(name, t)
+    orbit_rows(name, t, order)
+
+
+def vector(name: str, t: object, size: int) -> None:
+    tensor(name, t)
+    if t.shape != (size,):
+        raise ValueError(f"{name}: expected ({size},), got {shape(t)}")
+
+
+def number(name: str, value: object) -> None:
+    if isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a number, got a Tensor")
+
+
+def similarity(value: object) -> None:
+    one_of("similarity", value, ("cosine", "dot"))
+
+
 def orbit_rows(name: str, t: Tensor, order: int) -> None:
     if t.shape[0] % order:
         raise ValueError(f"{name}: expected E·B rows with E = {order}, got {shape(t)}")

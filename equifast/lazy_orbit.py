@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from .groups import Group
 from .ops import _resample
+from .ops._rows import by_element
 from .orbit_functions import Function, Orbit, changes_in_place, conv2d, redirected
 
 _ATTRIBUTES = ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "itemsize", "nbytes") + tuple(
@@ -158,7 +159,7 @@ class _Deferred(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         table = list(ctx.group.action_table(inverse=True))
-        members = _resample.unflatten(grad.contiguous(), ctx.group.order)
+        members = by_element(grad.contiguous(), ctx.group.order)
         return torch.ops.equifast.orbit_average(members, None, table, [], [], ctx.padding_mode, True), None
 
 

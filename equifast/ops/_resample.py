@@ -45,15 +45,10 @@ def resample(
     """ρ(g_e)·S_e x, or ρ(g_e)·S_eᵀ x if ``adjoint``, for ``x (…, C, H, W)``; in the accumulate dtype."""
     sample = reference.sample_adjoint if adjoint else reference.sample
     (row,) = rows(table[ROW * e : ROW * (e + 1)])
-    moved = sample(x.to(accumulate_dtype(x.dtype)), row, padding_mode)
-    return reference.transform_channels(moved, permutation, mixing, e)
+    resampled = sample(x.to(accumulate_dtype(x.dtype)), row, padding_mode)
+    return reference.transform_channels(resampled, permutation, mixing, e)
 
 
 def transposed(table: list[float], permutation: list[int], mixing: list[float]) -> tuple:
     """The channel action ρ of the transposed resampling."""
     return transpose(permutation, mixing, order_of(table))
-
-
-def unflatten(orbit: Tensor, order: int) -> Tensor:
-    """(E·B, …) → (E, B, …)."""
-    return orbit.view(order, orbit.shape[0] // order, *orbit.shape[1:])

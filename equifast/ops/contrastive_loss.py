@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..dtypes import accumulate_dtype
 from ..groups import CyclicGroup, Group, as_group
-from . import _resample
+from ._rows import by_element
 from .registry import no_double_backward, register
 
 
@@ -29,17 +29,13 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = F
     Source: EquiOptAdapt (arXiv 2405.14089), as its authors code it.
     """
     order = as_group(group).order
-    checks.tensor("vectors", vectors)
-    if vectors.dim() != 2:
-        raise ValueError(f"vectors: expected (E·B, d), got {checks.shape(vectors)}")
-    checks.floating("vectors", vectors)
-    checks.orbit_rows("vectors", vectors, order)
+    checks.vectors("vectors", vectors, order)
     return torch.ops.equifast.contrastive_loss(vectors, order, normalize)[0]
 
 
 def _apart(vectors: Tensor, order: int, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors (B, E, d) in the accumulate dtype, perhaps of unit length, those lengths, and their Gram matrix."""
-    v = _resample.unflatten(vectors, order).to(accumulate_dtype(vectors.dtype)).transpose(0, 1)
+    v = by_element(vectors, order).to(accumulate_dtype(vectors.dtype)).transpose(0, 1)
     length = v.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     v = v / length if normalize else v
     return v, length, (v @ v.mT).masked_fill(torch.eye(order, dtype=torch.bool, device=v.device), 0)

@@ -9,6 +9,7 @@ from .. import checks
 from ..geometry import order_of
 from ..groups import Group, as_group
 from . import _resample
+from ._rows import by_element
 from .registry import register
 
 
@@ -18,8 +19,8 @@ def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Ten
     Elements that map the pixel grid onto itself (90° multiples and flips of square images, 180° and flips of any) are
     exact permutations; all others are bilinear about the pixel centre.
 
-    An interpolated pixel is NaN if one of the four pixels around its position is, even one that has weight 0, as in
-    ``grid_sample``. With a position on the edge or beyond it, these are the nearest such pixels of the image. Exact
+    An interpolated pixel is NaN if one of the four pixels around its position is NaN, even a pixel with weight 0, as in
+    ``grid_sample``. For a position on the edge or beyond it, those four are the nearest pixels of the image. Exact
     elements only move a NaN.
 
     Equivalent to: ``equifast.reference.orbit(x, group, padding_mode=padding_mode)``; for C4 on square images,
@@ -42,12 +43,12 @@ def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Ten
 
 
 def _eager(x, weights, table, permutation, mixing, padding_mode, adjoint):
-    moved = torch.stack(
+    members = torch.stack(
         [_resample.resample(x, e, table, permutation, mixing, padding_mode, adjoint) for e in range(order_of(table))]
     )
     if weights is not None:
-        moved = moved * weights.t()[:, :, None, None, None]
-    return moved.flatten(0, 1).to(x.dtype)
+        members = members * weights.t()[:, :, None, None, None]
+    return members.flatten(0, 1).to(x.dtype)
 
 
 def _fake(x, weights, table, permutation, mixing, padding_mode, adjoint):
@@ -63,7 +64,7 @@ def _backward(ctx, grad):
     x, weights = ctx.saved_tensors
     table, permutation, mixing, padding_mode, adjoint = ctx.action
     channels = _resample.transposed(table, permutation, mixing)
-    grad = _resample.unflatten(grad, order_of(table))
+    grad = by_element(grad, order_of(table))
     grad_x = grad_weights = None
     if ctx.needs_input_grad[0]:
         grad_x = torch.ops.equifast.orbit_average(grad, weights, table, *channels, padding_mode, not adjoint)

@@ -1,4 +1,4 @@
-"""`orbit_average`: a weighted sum over the group of images that are moved back."""
+"""`orbit_average`: the weighted sum of an orbit, after each member has been moved back."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..geometry import order_of
 from ..groups import Group, as_group
 from ..representations import channel_action
 from . import _resample
+from ._rows import by_element
 from .registry import register
 
 
@@ -58,8 +59,8 @@ def orbit_average(
 def _eager(y, weights, table, permutation, mixing, padding_mode, adjoint):
     total = torch.zeros(y.shape[-4:], dtype=accumulate_dtype(y.dtype), device=y.device)
     for e in range(order_of(table)):
-        moved = _resample.resample(_resample.member_of(y, e), e, table, permutation, mixing, padding_mode, adjoint)
-        total += moved if weights is None else moved * weights[:, e, None, None, None]
+        image = _resample.resample(_resample.member_of(y, e), e, table, permutation, mixing, padding_mode, adjoint)
+        total += image if weights is None else image * weights[:, e, None, None, None]
     return total.to(y.dtype)
 
 
@@ -82,7 +83,7 @@ def _backward(ctx, grad):
         grad_y = torch.ops.equifast.orbit_average(grad, weights, table, *channels, padding_mode, not adjoint)
     elif ctx.needs_input_grad[0]:
         rows = torch.ops.equifast.orbit(grad, weights, table, *channels, padding_mode, not adjoint)
-        grad_y = _resample.unflatten(rows, order_of(table))
+        grad_y = by_element(rows, order_of(table))
     if ctx.needs_input_grad[1]:
         grad_weights = (
             torch.ops.equifast.orbit_inner(grad, y, table, *channels, padding_mode)

@@ -1,4 +1,4 @@
-"""`orbit_inner`: the inner products of the members of one tensor with another: gradients of weights over the group."""
+"""`orbit_inner`: ⟨ρ(g_e)·S_e u_e, v_e⟩ for every element and image, the gradient of weights over the group."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from ..dtypes import accumulate_dtype
 from ..geometry import order_of
 from . import _resample
+from ._rows import by_element
 from .registry import register
 
 
@@ -44,10 +45,13 @@ def _backward(ctx, grad):
 
 
 def _spread(like, other, grad, table, *action):
-    """The gradient of one operand: the other one warped and weighted by ``grad``, summed where ``like`` is shared."""
+    """The gradient of one operand: the other one, resampled and weighted by ``grad``.
+
+    It is summed over the elements if all of them share the operand, ``like``.
+    """
     if like.dim() == 4:
         return torch.ops.equifast.orbit_average(other, grad, table, *action)
-    return _resample.unflatten(torch.ops.equifast.orbit(other, grad, table, *action), order_of(table))
+    return by_element(torch.ops.equifast.orbit(other, grad, table, *action), order_of(table))
 
 
 register(

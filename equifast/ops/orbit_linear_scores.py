@@ -9,7 +9,6 @@ from torch import Tensor
 from .. import checks
 from ..choice import OrbitScores
 from ..groups import Group, as_group
-from .orbit_scores import SIMILARITIES
 from .registry import register
 
 
@@ -49,25 +48,17 @@ def orbit_linear_scores(
     Source: EquiOptAdapt (arXiv 2405.14089).
     """
     order = as_group(group).order
-    checks.tensor("features", features)
-    if features.dim() != 2:
-        raise ValueError(f"features: expected (E·B, f), got {checks.shape(features)}")
-    checks.floating("features", features)
-    checks.orbit_rows("features", features, order)
+    checks.vectors("features", features, order, "f")
     checks.tensor("weight", weight)
     if weight.dim() != 2 or weight.shape[1] != features.shape[1]:
         raise ValueError(f"weight: expected (d, {features.shape[1]}), got {checks.shape(weight)}")
-    checks.tensor("reference", reference)
     if bias is not None:
-        checks.tensor("bias", bias)
-    for name, t in (("bias", bias), ("reference", reference)):
-        if t is not None and t.shape != weight.shape[:1]:
-            raise ValueError(f"{name}: expected ({weight.shape[0]},), got {checks.shape(t)}")
+        checks.vector("bias", bias, weight.shape[0])
+    checks.vector("reference", reference, weight.shape[0])
     checks.same_device(features=features, weight=weight, bias=bias, reference=reference)
     checks.same_dtype(features=features, weight=weight, bias=bias, reference=reference)
-    checks.one_of("similarity", similarity, SIMILARITIES)
-    if isinstance(beta, Tensor):
-        raise TypeError("beta: expected a number, got a Tensor")
+    checks.similarity(similarity)
+    checks.number("beta", beta)
     device_type = features.device.type
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
         narrow = torch.get_autocast_dtype(device_type)

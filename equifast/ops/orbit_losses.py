@@ -10,7 +10,6 @@ from .. import checks
 from ..choice import OrbitLosses, logits
 from ..dtypes import accumulate_dtype
 from ..groups import Group, as_group
-from .orbit_scores import SIMILARITIES
 from .registry import no_double_backward, register
 
 
@@ -53,22 +52,15 @@ def orbit_losses(
     Source: EquiOptAdapt (arXiv 2405.14089).
     """
     order = as_group(group).order
-    checks.tensor("vectors", vectors)
-    if vectors.dim() != 2:
-        raise ValueError(f"vectors: expected (E·B, d), got {checks.shape(vectors)}")
-    checks.floating("vectors", vectors)
-    checks.orbit_rows("vectors", vectors, order)
-    checks.tensor("reference", reference)
-    if reference.shape != vectors.shape[1:]:
-        raise ValueError(f"reference: expected ({vectors.shape[1]},), got {checks.shape(reference)}")
+    checks.vectors("vectors", vectors, order)
+    checks.vector("reference", reference, vectors.shape[1])
     if target is not None:
         checks.elements("target", target, vectors.shape[0] // order, order)
     checks.same_device(vectors=vectors, reference=reference, target=target)
     checks.same_dtype(vectors=vectors, reference=reference)
-    checks.one_of("similarity", similarity, SIMILARITIES)
-    for name, value in (("beta", beta), ("prior_beta", prior_beta)):
-        if isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a number, got a Tensor")
+    checks.similarity(similarity)
+    checks.number("beta", beta)
+    checks.number("prior_beta", prior_beta)
     out = torch.ops.equifast.orbit_losses(
         vectors,
         reference,

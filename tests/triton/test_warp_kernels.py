@@ -116,7 +116,7 @@ def test_inner_products(group, shape, dtype):
     table = list(as_group(group).action_table(inverse=True))
     order = as_group(group).order
     shared, members = rand(2, 3, *shape, dtype=dtype), rand(order, 2, 3, *shape, dtype=dtype, seed=1)
-    eager = sys.modules["equifast.ops.orbit_average"]._inner_eager
+    eager = sys.modules["equifast.ops.orbit_inner"]._eager
     for u, v in ((shared, shared.flip(0)), (shared, members), (members, shared)):
         args = (u, v, table, [], [], "border")
         assert_near(torch.ops.equifast.orbit_inner(*args), eager(*args), scale=10)
