@@ -46,7 +46,7 @@ def same_dtype(**tensors: Tensor | None) -> None:
     (first, head), *rest = present.items()
     for name, t in rest:
         floating(name, t)
-        # Autocast, which a meta tensor has none of, brings them to one dtype.
+        # Autocast brings them to one dtype. Meta tensors have no autocast.
         if t.dtype != head.dtype and (t.is_meta or not torch.is_autocast_enabled(t.device.type)):
             raise TypeError(f"{name}: expected the dtype of {first}, {head.dtype}, got {t.dtype}")
 

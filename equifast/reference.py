@@ -83,7 +83,7 @@ def orbit_scores(
     beta: float = 1.0,
     similarity: str = "cosine",
 ) -> OrbitScores:
-    """Similarity of each of E·B vectors (E·B, d) with the reference (d,), softmax over the group, arg max."""
+    """Similarities of the vectors (E·B, d) with the reference (d,), their softmax over the group, and the arg max."""
     order = as_group(group).order
     wide = accumulate_dtype(vectors.dtype)
     v = vectors.to(wide).reshape(order, vectors.shape[0] // order, vectors.shape[1])
@@ -154,9 +154,9 @@ def act(
     channels = channel_action(group, representation, inverse=inverse)
     out = x
     for e in element.unique().tolist():
-        mine = (element == e).nonzero().squeeze(1)
-        moved = transform_channels(sample(x[mine], table[e], padding_mode), *channels, e)
-        out = out.index_put((mine,), moved)
+        images = (element == e).nonzero().squeeze(1)
+        moved = transform_channels(sample(x[images], table[e], padding_mode), *channels, e)
+        out = out.index_put((images,), moved)
     return out.clone() if out is x else out
 
 
@@ -202,7 +202,7 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = F
 
 
 def transform_channels(x: Tensor, permutation: Sequence[int], mixing: Sequence[float], element: int) -> Tensor:
-    """ρ of one element, as `representations.channel_action` gives it, on dimension −3 of ``x (…, C, H, W)``."""
+    """Apply ρ of one element to the channels of ``x (…, C, H, W)``; see `representations.channel_action`."""
     if permutation:
         size = round(len(permutation) ** 0.5)
         source = torch.tensor(permutation[element * size : (element + 1) * size], device=x.device)
@@ -217,7 +217,7 @@ def transform_channels(x: Tensor, permutation: Sequence[int], mixing: Sequence[f
 
 
 def _axis(position: Tensor, size: int, padding_mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Neighbours and weights along one axis: ``(index, next index, weight, next weight)``."""
+    """The two neighbours of each position on one axis: ``(index, next index, weight, next weight)``."""
     if padding_mode == "border":
         position = position.clamp(0, size - 1)
     first = position.floor().clamp(0, max(size - 2, 0))
@@ -229,7 +229,7 @@ def _axis(position: Tensor, size: int, padding_mode: str) -> tuple[Tensor, Tenso
 def _footprint(
     base: Matrix, height: int, width: int, padding_mode: str, like: Tensor
 ) -> tuple[tuple[Tensor, Tensor], ...]:
-    """The four flat source indices of every output pixel, each with its weight, (H·W,)."""
+    """The four source pixels of every output pixel: four pairs of flat indices and weights, (H·W,) each."""
     dx = torch.arange(width, dtype=torch.float64, device=like.device) - (width - 1) / 2
     dy = torch.arange(height, dtype=torch.float64, device=like.device)[:, None] - (height - 1) / 2
     grid = [(m * d * STEPS).round() / STEPS for m, d in zip(base, (dx, dy, dx, dy), strict=True)]
@@ -244,7 +244,7 @@ def _interpolate(x: Tensor, base: Matrix, padding_mode: str) -> Tensor:
     height, width = x.shape[-2:]
     flat = x.to(accumulate_dtype(x.dtype)).flatten(-2)
     terms = [flat[..., i] * w for i, w in _footprint(base, height, width, padding_mode, x)]
-    # Opposite corners first: a quarter turn or a flip swaps the two sums, and addition commutes exactly.
+    # Opposite corners are added first: a quarter turn or a flip swaps the two sums, and addition commutes exactly.
     value = (terms[0] + terms[1]) + (terms[2] + terms[3])
     return value.to(x.dtype).unflatten(-1, (height, width))
 

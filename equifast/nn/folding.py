@@ -21,14 +21,14 @@ def needs_grad(module: nn.Module, x: Tensor) -> bool:
 
 
 def activation_name(module: nn.Module | None) -> str | None:
-    """The kernels' name of an elementwise activation, "none" of none; None if they don't know it."""
+    """The kernels' name of an activation module: "none" if there is no module, None if kernels don't know it."""
     if type(module) is nn.GELU:
         return "gelu" if module.approximate == "none" else None
     return NAMES.get(type(module))
 
 
 def is_foldable(norm: nn.Module | None) -> bool:
-    """Whether `folded` can take ``norm`` as it stands; nothing is as good as a normalization."""
+    """Whether `folded` can fold ``norm`` as it is. It can if there is none."""
     if norm is None:
         return True
     known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and norm.running_mean is not None
@@ -36,7 +36,7 @@ def is_foldable(norm: nn.Module | None) -> bool:
 
 
 def folded(conv: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution with the batch normalization after it, by its running statistics, in it.
+    """Weight and bias of a convolution into which the batch normalization after it is folded.
 
     ``F.conv2d(x, *folded(conv, norm))`` equals ``norm(conv(x))`` in eval mode. Types are the convolution's; the
     arithmetic is in float32 or better. ``conv`` may be anything with ``weight`` and ``bias``.

@@ -16,12 +16,12 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = F
     """Mean over (B, E, E) of |⟨v_e, v_h⟩|·[e ≠ h], a scalar.
 
     Equivalent to: ``v = vectors.view(E, B, d).transpose(0, 1)``; ``((v @ v.mT) * (1 - torch.eye(E))).abs().mean()``,
-    but that a product which is not finite passes no gradient.
+    except that a product that is not finite passes no gradient.
 
     Args:
-        vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides. Of no samples, NaN.
+        vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides; NaN if B = 0.
         group: a ``Group`` or a name such as ``"C4"``.
-        normalize: compare unit vectors: the loss can't then be had cheaply by shrinking them.
+        normalize: compare unit vectors, so that shrinking the vectors does not lower the loss.
 
     Raises:
         ValueError, TypeError: naming the argument that is off.
@@ -34,7 +34,7 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = F
 
 
 def _apart(vectors: Tensor, order: int, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Vectors (B, E, d) in the accumulate dtype, perhaps of unit length, those lengths, and their Gram matrix."""
+    """Vectors (B, E, d) in the accumulate dtype, of unit length if ``normalize``; their lengths; their Gram matrix."""
     v = by_element(vectors, order).to(accumulate_dtype(vectors.dtype)).transpose(0, 1)
     length = v.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     v = v / length if normalize else v
@@ -76,7 +76,7 @@ register(
 
 def _backward_eager(grad, vectors, gram, normalize):
     v, length, _ = _apart(vectors, gram.shape[1], normalize)
-    v = torch.where(v.isfinite(), v, 0)  # else 0·∞
+    v = torch.where(v.isfinite(), v, 0)  # else 0·∞ would give NaN
     g = 2 * grad.to(v.dtype) / max(gram.numel(), 1) * (torch.where(gram.isfinite(), gram.sign(), 0) @ v)
     if normalize:
         g = torch.where(length.isfinite(), (g - (g * v).sum(-1, keepdim=True) * v) / length, 0)

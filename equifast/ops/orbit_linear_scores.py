@@ -24,8 +24,8 @@ def orbit_linear_scores(
 ) -> OrbitScores:
     """`orbit_scores` of the vectors ``F.linear(features, weight, bias)``, which need not be in memory.
 
-    Equivalent to: ``orbit_scores(F.linear(features, weight, bias), reference, …)``, but that vectors of a narrow dtype
-    are not rounded on the way where a kernel does both. Features that are not finite add nothing to any gradient.
+    Equivalent to: ``orbit_scores(F.linear(features, weight, bias), reference, …)``, except that a kernel that does
+    both does not round vectors of a narrow dtype on the way. Features that are not finite add nothing to any gradient.
     Double backward is not supported.
 
     Args:

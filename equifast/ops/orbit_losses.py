@@ -24,7 +24,7 @@ def orbit_losses(
     similarity: str = "cosine",
     normalize: bool = False,
 ) -> OrbitLosses:
-    """`orbit_scores` with the prior and the contrastive loss: what a training step wants of the vectors.
+    """`orbit_scores` with the prior loss and the contrastive loss: all that a training step needs from the vectors.
 
     Equivalent to: ``scores = orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)``, then
     ``losses.prior_loss(scores.activations, target, beta=prior_beta)`` and
@@ -32,13 +32,13 @@ def orbit_losses(
     that is not finite, a loss may be NaN; the gradients of the other samples and of the reference are not.
 
     Args:
-        vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides. Of no samples, both
-            losses are NaN.
+        vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides. With B = 0
+            both losses are NaN.
         reference: (d,), of the dtype of ``vectors``.
         group: a ``Group`` or a name such as ``"C4"``.
-        target: ids (B,) int64 that the prior prefers to the identity, one a sample.
+        target: ids (B,) int64, one a sample, that the prior loss prefers. The default is the identity.
         beta: inverse temperature of the probabilities.
-        prior_beta: a factor on the activations in the prior loss, if any.
+        prior_beta: a factor on the activations in the prior loss. The default is 1.
         similarity: ``"cosine"`` or ``"dot"``.
         normalize: compare unit vectors in the contrastive loss.
 
