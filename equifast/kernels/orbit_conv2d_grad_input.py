@@ -1,8 +1,9 @@
 """The input gradient of `orbit_conv2d`: a transposed convolution of every member's gradient, summed in one frame.
 
-Pixels are taken by cells of whole strides, whose pixels are rows of the product beside the channels: all of them read
-the same few outputs, each by weights of its own. So a product is dense whatever the stride, and wide enough for
-tensor cores where an image has three channels.
+The image is cut into cells, whose sides are whole strides. All pixels of a cell are read by the same few outputs, each
+pixel through weights of its own. So a row of the matrix product is one channel and one pixel of a cell, and a column
+is a cell. The product is then dense whatever the stride, and it has enough rows for tensor cores even if an image has
+three channels.
 """
 
 from __future__ import annotations
@@ -134,15 +135,19 @@ def _orbit_conv2d_grad_input_kernel(
 KERNEL = Kernel(_orbit_conv2d_grad_input_kernel, fuse_multiply_add=True)
 
 
+#: Rows of the product that a cell should have, of the 16 that tensor cores take at a time: most of them.
+MIN_ROWS = 12
+
+
 def cells(channels: int, stride: tuple[int, int], turned: bool) -> list[tuple[int, int]]:
     """Two sizes of cells, the smaller first. A cell is whole strides whichever way a member is turned.
 
-    The smaller has enough pixels for 12 rows of the product, of the 16 that tensor cores take at a time.
+    The smaller has enough pixels for MIN_ROWS rows of the product.
     """
     if turned:
         stride = (math.lcm(*stride),) * 2
     scale = 1
-    while channels * scale * scale * stride[0] * stride[1] < 12:
+    while channels * scale * scale * stride[0] * stride[1] < MIN_ROWS:
         scale *= 2
     return [(stride[0] * s, stride[1] * s) for s in (scale, 2 * scale)]
 

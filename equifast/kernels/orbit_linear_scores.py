@@ -66,6 +66,10 @@ FLOAT32 = ((32, 64, 16, 4, 2), (64, 64, 16, 8, 2), (16, 64, 16, 4, 2))
 FLOAT64 = ((32, 32, 16, 4, 2), (16, 32, 16, 4, 2))
 
 
+#: Fewer rows than this are few: they make fewer than 128 blocks of 64 rows. Smaller tiles are then tried first.
+FEW_ROWS = 128 * 64
+
+
 @lru_cache(maxsize=1024)
 def configs(places: int, d: int, f: int, few: bool, dtype: torch.dtype, precision: str) -> list[Config]:
     """Configurations for so many places a sample. ``few``: whether there are rows for few blocks."""
@@ -111,7 +115,7 @@ def orbit_linear_scores(
 
 def _problem(features, weight, strides, order, cosine, precision) -> Problem:
     batch, (d, f), places = features.shape[0] // order, weight.shape, power_of_two(order)
-    few = batch * places < 128 * 64
+    few = batch * places < FEW_ROWS
     return Problem(
         grid=lambda c: ceil_div(batch, c["ROWS"] // places),
         scalars=(batch, order, d, f, *strides),
