@@ -8,10 +8,10 @@ from torch.nn.parameter import UninitializedTensorMixin
 
 from . import checks, ops
 from .canonical_form import CanonicalForm
+from .choice import OrbitScores
 from .estimators import ESTIMATORS
 from .groups import Group, as_group
 from .orbit_vectors import Network, orbit_vectors
-from .reference import OrbitScores
 
 
 def canonicalize(

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+from .dtypes import DTYPES
 
 
 def shape(t: Tensor) -> str:
@@ -46,7 +46,7 @@ def same_dtype(**tensors: Tensor | None) -> None:
     (first, head), *rest = present.items()
     for name, t in rest:
         floating(name, t)
-        # Autocast, which a meta tensor has none of, brings them to one dtype.
+        # Autocast brings them to one dtype. Meta tensors have no autocast.
         if t.dtype != head.dtype and (t.is_meta or not torch.is_autocast_enabled(t.device.type)):
             raise TypeError(f"{name}: expected the dtype of {first}, {head.dtype}, got {t.dtype}")
 
@@ -68,6 +68,30 @@ def size(name: str, value: object) -> None:
             raise TypeError(f"{name}: expected two ints (H, W), got {value!r}")
         if n < 1:
             raise ValueError(f"{name}: expected at least one row and column, got {value!r}")
+
+
+def vectors(name: str, t: object, order: int, size: str = "d") -> None:
+    """Whether t is (E·B, d); ``size`` names d in the error."""
+    tensor(name, t)
+    if t.dim() != 2:
+        raise ValueError(f"{name}: expected (E·B, {size}), got {shape(t)}")
+    floating(name, t)
+    orbit_rows(name, t, order)
+
+
+def vector(name: str, t: object, size: int) -> None:
+    tensor(name, t)
+    if t.shape != (size,):
+        raise ValueError(f"{name}: expected ({size},), got {shape(t)}")
+
+
+def number(name: str, value: object) -> None:
+    if isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a number, got a Tensor")
+
+
+def similarity(value: object) -> None:
+    one_of("similarity", value, ("cosine", "dot"))
 
 
 def orbit_rows(name: str, t: Tensor, order: int) -> None:

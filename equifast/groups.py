@@ -12,11 +12,7 @@ from functools import lru_cache, wraps
 from operator import index
 
 from .compiler import Function, assume_constant_result
-
-Matrix = tuple[float, float, float, float]
-
-#: Floats per row of an action table: the exact-permutation code, then a 2×2 matrix in row-major order.
-ROW = 5
+from .geometry import ROW, Matrix, multiply, quarter_turn
 
 
 def remembered(function: Function) -> Function:
@@ -140,23 +136,6 @@ def as_group(group: Group | str) -> Group:
     if letter not in ("C", "D") or not (n.isascii() and n.isdigit()) or n[0] == "0":
         raise ValueError(f"group: expected 'C<n>' or 'D<n>' with n ≥ 1, got {group!r}")
     return (DihedralGroup if letter == "D" else CyclicGroup)(int(n))
-
-
-def quarter_turn(code: int) -> Matrix:
-    """``R(90°)^q · F^r`` for ``code = q + 4r``, exactly, on coordinates (x right, y down)."""
-    q, r = code % 4, code // 4
-    c, s = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[q]
-    return (-c if r else c, s, s if r else -s, c)
-
-
-def multiply(a: Matrix, b: Matrix) -> Matrix:
-    """Product of two row-major 2×2 matrices; exact when one of them is a signed permutation."""
-    return (
-        a[0] * b[0] + a[1] * b[2],
-        a[0] * b[1] + a[1] * b[3],
-        a[2] * b[0] + a[3] * b[2],
-        a[2] * b[1] + a[3] * b[3],
-    )
 
 
 def _cosine(k: int, n: int) -> float:

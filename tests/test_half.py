@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from equifast import native
+from equifast.backends import native
 
 HERE = Path(__file__).resolve().parent
 COMPILER = shlex.split(os.environ.get("CXX", "c++"))

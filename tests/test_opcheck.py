@@ -1,30 +1,12 @@
 """torch.library.opcheck of every op in schemas.txt, and each op's fallback against its kernel."""
 
-import sys
-from importlib import resources
-
 import pytest
 import torch
 
+from equifast.ops import registry
+from equifast.schemas import SCHEMAS
+
 from .cases import assert_near, samples
-
-NAMES = {
-    line.partition("(")[0]
-    for line in resources.files("equifast.ops").joinpath("schemas.txt").read_text().splitlines()
-    if line and not line.startswith("#")
-}
-
-#: Module and function of each op's fallback, where they are not the op's own and ``_eager``.
-FALLBACKS = {
-    "orbit_inner": ("orbit_average", "_inner_eager"),
-    "orbit_conv2d_direct": ("orbit_conv2d", "_direct_eager"),
-    "orbit_conv2d_direct_backward": ("orbit_conv2d", "_direct_backward_eager"),
-    "orbit_conv2d_backward": ("orbit_conv2d", "_backward_eager"),
-    "orbit_scores_backward": ("orbit_scores", "_backward_eager"),
-    "contrastive_loss_backward": ("contrastive_loss", "_backward_eager"),
-    "orbit_conv2d_pool_backward": ("orbit_conv2d_pool", "_pool_backward_eager"),
-    "orbit_losses_backward": ("orbit_losses", "_backward_eager"),
-}
 
 CHEAP = ("test_schema", "test_autograd_registration", "test_faketensor")
 
@@ -39,11 +21,11 @@ def is_tensor(arg):
 
 
 def test_every_op_has_samples():
-    assert {sample.op for sample in samples(torch.float32)} == NAMES
+    assert {sample.op for sample in samples(torch.float32)} == set(SCHEMAS)
     defined = {
         name.partition("::")[2] for name in torch._C._dispatch_get_all_op_names() if name.startswith("equifast::")
     }
-    assert defined == NAMES
+    assert defined == set(registry.FALLBACKS) == set(SCHEMAS)
 
 
 @pytest.mark.parametrize("sample", list(samples(torch.float32)), ids=str)
@@ -80,8 +62,7 @@ def test_opcheck_of_any_dtype_layout_and_batch(dtype, batch, layout, requires_gr
 def test_the_fallback_is_the_kernel(dtype, batch):
     """What runs where there is no native library, or where EQUIFAST_BACKEND=reference asks for it."""
     for sample in samples(dtype, batch=batch):
-        module, entry = FALLBACKS.get(sample.op, (sample.op, "_eager"))
-        out = getattr(sys.modules[f"equifast.ops.{module}"], entry)(*sample.args)
+        out = registry.FALLBACKS[sample.op](*sample.args)
         for actual, expected in zip(sample.run(), out if isinstance(out, tuple) else (out,), strict=True):
             assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), sample
             assert actual.stride() == expected.stride() or 0 in actual.shape, sample

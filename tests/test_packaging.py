@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from equifast import native
+from equifast.backends import native
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -82,7 +82,7 @@ def contents(wheel):
 
 def source_files():
     names = {str(path.relative_to(ROOT)) for path in (ROOT / "equifast").rglob("*.py")}
-    return names | {"equifast/py.typed", "equifast/ops/schemas.txt", "equifast/selection.json", "equifast/_build.json"}
+    return names | {"equifast/py.typed", "equifast/ops/schemas.txt", "equifast/_build.json"}
 
 
 @needs_native
@@ -100,7 +100,8 @@ def test_native_wheel_contents(native_wheel):
 def test_native_wheel_works_elsewhere(native_wheel):
     _, _, target = native_wheel
     code = """
-from equifast import backends, native
+from equifast import backends
+from equifast.backends import native
 assert native.cpu_error() is None, native.cpu_error()
 assert native.cuda_error() == "_cuda.so was not built: EQUIFAST_CUDA=0", native.cuda_error()
 assert native.build_info()["isas"] == native.helper().isas_built()
@@ -118,7 +119,7 @@ def test_every_schema_is_registered(native_wheel):
     names = [line.split("(")[0].strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     code = f"""
 import torch
-from equifast import native
+from equifast.backends import native
 assert native.load_cpu()
 missing = [name for name in {names!r} if not hasattr(torch.ops.equifast, name)]
 assert not missing, missing

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import ACTIVATIONS
 from ..lazy_orbit import LazyOrbit
 
-#: In-place forms of the activations kernels know, by the name they have there.
-IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda y: y,
-    "relu": torch.relu_,
-    "gelu": torch.ops.aten.gelu_,
-    "silu": torch.ops.aten.silu_,
-}
-
+#: The kernels' name of each activation module, but for GELU, of which they know one of two kinds.
 NAMES = {type(None): "none", nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
 
 
@@ -27,14 +21,14 @@ def needs_grad(module: nn.Module, x: Tensor) -> bool:
 
 
 def activation_name(module: nn.Module | None) -> str | None:
-    """The kernels' name of an elementwise activation, "none" of none; None if they don't know it."""
+    """The kernels' name of an activation module: "none" if there is no module, None if kernels don't know it."""
     if type(module) is nn.GELU:
         return "gelu" if module.approximate == "none" else None
     return NAMES.get(type(module))
 
 
 def is_foldable(norm: nn.Module | None) -> bool:
-    """Whether `folded` can take ``norm`` as it stands; nothing is as good as a normalization."""
+    """Whether `folded` can fold ``norm`` as it is. It can if there is none."""
     if norm is None:
         return True
     known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and norm.running_mean is not None
@@ -42,7 +36,7 @@ def is_foldable(norm: nn.Module | None) -> bool:
 
 
 def folded(conv: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution with the batch normalization after it, by its running statistics, in it.
+    """Weight and bias of a convolution into which the batch normalization after it is folded.
 
     ``F.conv2d(x, *folded(conv, norm))`` equals ``norm(conv(x))`` in eval mode. Types are the convolution's; the
     arithmetic is in float32 or better. ``conv`` may be anything with ``weight`` and ``bias``.
@@ -87,7 +81,7 @@ def _convolve(x: Tensor, layer: nn.Conv2d, norm: nn.Module | None, activation: s
         if y is not None:
             return y
     y = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return IN_PLACE[activation](y)
+    return ACTIVATIONS[activation](y)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .. import checks, ops
 from ..groups import Group, as_group
-from ..ops.orbit_conv2d import ACTIVATIONS
+from ..layers import ACTIVATIONS
 from .canonicalizer import Canonicalizer
 
 Size = int | tuple[int, int]

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..geometry import STEPS
 from ..groups import Group
-from ..reference import STEPS
 
-#: log2 of the steps in a pixel. As for interpolation (`reference.STEPS`), positions are whole numbers of steps. So a
+#: log2 of the steps in a pixel. As for interpolation (`geometry.STEPS`), positions are whole numbers of steps. So a
 #: tie between two pixels is a tie on every machine.
 STEP_BITS = int(STEPS).bit_length() - 1
 HALF = 1 << (STEP_BITS - 1)

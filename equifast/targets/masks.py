@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import checks, ops
+from ..dtypes import DTYPES, accumulate_dtype
 from ..groups import Group
-from ..reference import accumulate_dtype
 from ._entries import Targets, check_action, check_targets, like, plain
 from ._nearest import INTEGERS, nearest_pixels, take
 
@@ -66,7 +66,7 @@ def act_masks(
         sizes.append(tuple(one.shape[-2:]))
         if sizes[-1] != sizes[0]:
             raise ValueError(f"{name}: expected the size of masks[0], {sizes[0]}, got {sizes[-1]}")
-        if one.dtype not in (*INTEGERS, *checks.DTYPES):
+        if one.dtype not in (*INTEGERS, *DTYPES):
             raise TypeError(f"{name}: expected bool, integers, float64, float32, float16 or bfloat16, got {one.dtype}")
         if not _holds(one.dtype, fill):
             raise ValueError(f"fill: expected a value that {name} can hold as {one.dtype}, got {fill}")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from equifast.ops import _library
+from equifast.ops import registry
 
 from ..cases import DEVICE_KINDS, DTYPES, assert_near, assert_same, samples
 from ..gpu.device import expected
@@ -73,10 +73,10 @@ def test_tf32_is_for_float32_alone(op):
 @pytest.mark.parametrize(("dtype", "batch", "layout"), DEVICE_KINDS, ids=str)
 def test_python_calls_them_and_knows_what_they_return(dtype, batch, layout, monkeypatch):
     """As on a GPU that CUDA C++ serves: through what `register` puts there, with the strides that compilers expect."""
-    monkeypatch.setitem(_library.CHOSEN, "cpu", "cuda")
+    monkeypatch.setitem(registry.CHOSEN, "cpu", "cuda")
     monkeypatch.setattr(torch.ops, "equifast_cuda", torch.ops.equifast_emulated)
     for op in OPS:
-        (run,) = _library.ways_of(op, ("cuda",)).values()
+        (run,) = registry.implementations(op, ("cuda",)).values()
         for sample in of(op, dtype, batch=batch, layout=layout):
             out = run(*sample.args)
             with FakeTensorMode() as mode:

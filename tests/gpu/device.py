@@ -10,26 +10,24 @@ of their own on the CPU, by interpreted kernels: that shows that the tests are r
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from equifast import backends, kernels, selection
-from equifast.ops import _library
+from equifast import backends, kernels
+from equifast.ops import registry
+from equifast.schemas import SCHEMAS
 
 from ..cases import Sample, samples
-from ..test_opcheck import FALLBACKS
 
 DEVICE = torch.device(os.environ.get("EQUIFAST_GPU_TESTS_ON", "cuda"))
 DRY = DEVICE.type == "cpu"
 
 #: Backends that share the ops among them here, one if it is forced; and the ops that any of them has kernels for.
-BACKENDS = _library.CONTENDERS.get(DEVICE.type, ())
-HAVE = {"triton": tuple(kernels.FILES), "cuda": tuple(selection.OPS)}
-OPS = tuple(dict.fromkeys(op for name in BACKENDS for op in HAVE.get(name, ()))) or HAVE["triton"]
+BACKENDS = registry.CONTENDERS.get(DEVICE.type, ())
+OPS = tuple(op for op in SCHEMAS if registry.implementations(op, BACKENDS)) or tuple(kernels.FILES)
 
 
 def _why_not() -> str:
@@ -61,8 +59,7 @@ def moved(sample: Sample) -> Sample:
 
 def expected(sample: Sample) -> tuple[Tensor, ...]:
     """What the eager definition makes of it where it is."""
-    module, entry = FALLBACKS.get(sample.op, (sample.op, "_eager"))
-    out = getattr(sys.modules[f"equifast.ops.{module}"], entry)(*sample.args)
+    out = registry.FALLBACKS[sample.op](*sample.args)
     return out if isinstance(out, tuple) else (out,)
 
 

@@ -8,7 +8,7 @@ import torch
 import equifast
 from equifast.groups import as_group
 from equifast.kernels import angle_inner as kernel
-from equifast.kernels._launch import KERNELS, Config
+from equifast.kernels.host.launch import KERNELS, Config
 
 from ..cases import DTYPES, LAYOUTS, PADDING_MODES, assert_near_overall, every, ids, rand
 
@@ -101,7 +101,7 @@ def test_every_configuration(sizes, monkeypatch):
 
 def test_offsets_in_64_bits(monkeypatch):
     """As for images that span 2^31 elements and more, which no test can hold."""
-    monkeypatch.setattr(kernel, "spans_wide", lambda images: True)
+    monkeypatch.setattr(kernel, "reach", lambda image: 1 << 31)
     monkeypatch.setattr(KERNELS["angle_inner"], "_launches", {})
     assert_near_overall(*both("D3", torch.tensor([1, 5]), three(2, 3, 5, 6)), scale=10)
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import equifast
-from equifast import act, orbit, orbit_average, reference
+from equifast import act, kernels, orbit, orbit_average, reference
 from equifast.groups import as_group
-from equifast.kernels import _launch, _transform
-from equifast.kernels._launch import Config
-from equifast.ops import _library, _warp
+from equifast.kernels.host import launch as launches
+from equifast.kernels.host import resample
+from equifast.kernels.host.launch import Config
+from equifast.ops import _resample, registry
 from equifast.representations import SIZES as REPRESENTATIONS
 from equifast.representations import channel_action
 
@@ -21,7 +22,7 @@ SHAPES = [(1, 1), (1, 5), (4, 1), (2, 3), (5, 5), (6, 6), (17, 17), (4, 9)]
 
 
 def test_triton_runs_these():
-    assert _library.CHOSEN == {"cpu": "triton", "cuda": "triton"}
+    assert registry.CHOSEN == {"cpu": "triton", "cuda": "triton"}
 
 
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
@@ -69,7 +70,7 @@ def test_any_layout(layout):
 
 
 def _format(x):
-    return torch.channels_last if _warp.new_images(x, x.shape).stride(1) == 1 else torch.contiguous_format
+    return torch.channels_last if _resample.new_images(x, x.shape).stride(1) == 1 else torch.contiguous_format
 
 
 @pytest.mark.parametrize("channels", [1, 5, 33])
@@ -115,7 +116,7 @@ def test_inner_products(group, shape, dtype):
     table = list(as_group(group).action_table(inverse=True))
     order = as_group(group).order
     shared, members = rand(2, 3, *shape, dtype=dtype), rand(order, 2, 3, *shape, dtype=dtype, seed=1)
-    eager = sys.modules["equifast.ops.orbit_average"]._inner_eager
+    eager = sys.modules["equifast.ops.orbit_inner"]._eager
     for u, v in ((shared, shared.flip(0)), (shared, members), (members, shared)):
         args = (u, v, table, [], [], "border")
         assert_near(torch.ops.equifast.orbit_inner(*args), eager(*args), scale=10)
@@ -174,19 +175,20 @@ def test_every_configuration(group, adjoint, memory_format, monkeypatch):
     expected = sys.modules["equifast.ops.orbit"]._eager(*args)
     for sizes in ((4, 8, 1), (2, 4, 4)) if adjoint else ((4, 8, 1), (16, 16, 1), (8, 4, 2), (16, 8, 4)):
         config = Config(dict(zip(("BLOCK_I", "BLOCK_J", "BLOCK_C"), sizes, strict=True)))
-        monkeypatch.setattr(_transform, "configs", lambda *args, config=config, **options: [config])
+        monkeypatch.setattr(resample, "configs", lambda *args, config=config, **options: [config])
         _kernel_of_orbit()._launches.clear()
         assert_near(torch.ops.equifast.orbit(*args), expected)
     _kernel_of_orbit()._launches.clear()
 
 
 def _kernel_of_orbit():
-    return _launch.KERNELS["orbit"]
+    kernels.load("orbit")
+    return launches.KERNELS["orbit"]
 
 
 def test_offsets_in_64_bits(monkeypatch):
     """As for images that span 2^31 elements and more, which no test can hold."""
-    monkeypatch.setattr(_transform, "spans_wide", lambda images: True)
+    monkeypatch.setattr(resample, "reach", lambda image: 1 << 31)
     for group in ("C4", "C8"):
         _kernel_of_orbit()._launches.clear()
         x = rand(1, 2, 5, 5)

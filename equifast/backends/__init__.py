@@ -1,8 +1,8 @@
 """Which implementation serves each device type, and why another can't.
 
-`EQUIFAST_BACKEND` names one backend for every operator (`auto`, the default, takes the first usable). A
-backend asked for by name is never replaced by another: where it can't run, the operators raise its reason.
-Where `cuda` and `triton` are both usable and neither is forced, `equifast.selection` chooses call by call.
+`EQUIFAST_BACKEND` names one backend for all ops. Its default, `auto`, takes the first that is usable. A backend that
+was asked for by name is never replaced by another: where it can't run, the ops raise the reason.
+Where `cuda` and `triton` are both usable and neither is forced, `selection` decides for each call.
 """
 
 import os
@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
-from equifast import gpus, native
+from . import gpus, native
 
-#: Whether Triton interprets kernels, on tensors of any device, as it was when this was imported.
+#: Whether Triton interprets kernels, on tensors of any device. Triton reads the variable as it is imported, and so does
+#: this module.
 INTERPRETING = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
+#: The oldest version of Triton that compiles the kernels.
 OLDEST_TRITON = (3, 6)
 
 #: The oldest compute capability that Triton supports.
@@ -35,7 +37,7 @@ class Backend:
 
 
 def triton_error() -> str | None:
-    """Why Triton can't run kernels here, or None; imports no Triton."""
+    """Why Triton can't run kernels here, or None. Triton is not imported for that."""
     import torch
 
     try:
@@ -66,7 +68,7 @@ def cuda_error() -> str | None:
 
 
 def _asking_gpus(probe: Callable[[], str | None]) -> str | None:
-    """The answer of a probe that needs a GPU, or why it can't be had."""
+    """The answer of a probe that needs a GPU, or why it can't be asked."""
     import torch
 
     if not torch.cuda.device_count():
@@ -104,7 +106,10 @@ def choose(device_type: str) -> str:
 
 
 def contenders(device_type: str) -> tuple[str, ...]:
-    """The chosen backend; with `cuda`, unless it is forced, `triton` too, where both can run: they share the ops."""
+    """The backends that share the ops of a device type: the chosen one, or `cuda` and `triton` if both can run.
+
+    A backend that is forced does not share.
+    """
     chosen = choose(device_type)
     if chosen != "cuda" or _forced() != "auto":
         return (chosen,)

@@ -1,7 +1,7 @@
 """Which configurations of the Triton kernels were the fastest, kept on disk from one process to the next.
 
-One JSON file, ``tuned.json`` in `EQUIFAST_CACHE_DIR`, by default ``equifast`` in the user's cache folder. It may be
-deleted; where it can't be written, every process times for itself.
+They are in one JSON file, ``tuned.json`` in the folder `EQUIFAST_CACHE_DIR`, by default ``equifast`` in the user's
+cache folder. The file may be deleted. Where it can't be written, every process times the configurations itself.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-#: Configurations by problem, by device and versions.
+#: Configurations by kernel and tuning key, by device and versions.
 Choices = dict[str, dict[str, str]]
 
 
@@ -27,13 +27,13 @@ def load() -> Choices:
     return found if isinstance(found, dict) else {}
 
 
-def store(device: str, problem: str, configuration: str) -> None:
-    """Adds one choice to those that other processes may have stored meanwhile; a reader never sees half a file."""
+def store(device: str, title: str, configuration: str) -> None:
+    """Add one choice to those that other processes may have stored meanwhile. A reader never sees half a file."""
     with contextlib.suppress(OSError, RuntimeError):
         file = path()
         file.parent.mkdir(parents=True, exist_ok=True)
         choices = load()
-        choices.setdefault(device, {})[problem] = configuration
+        choices.setdefault(device, {})[title] = configuration
         handle, draft = tempfile.mkstemp(dir=file.parent)
         with os.fdopen(handle, "w") as out:
             json.dump(choices, out, indent=1, sort_keys=True)

@@ -8,18 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..groups import Matrix, multiply, quarter_turn
-from ..reference import IDENTITY, factor, rows
+from ...geometry import IDENTITY, ROW, Matrix, factor, multiply, quarter_turn, rows
 
 
 class Action(NamedTuple):
-    """An element as kernels meet it: the output at p is the source at ``base · quarter_turn(code) · p``."""
+    """One row of a table: the output at p is the source at ``base · quarter_turn(code) · p``."""
 
     code: int
     base: Matrix
 
     @property
-    def exact(self) -> bool:
+    def is_exact(self) -> bool:
         """Whether it permutes the pixels of images of the shape that it was factored for."""
         return self.base == IDENTITY
 
@@ -30,30 +29,30 @@ class Action(NamedTuple):
 
 @lru_cache(maxsize=256)
 def actions(table: tuple[float, ...], square: bool) -> tuple[Action, ...]:
-    """The rows of a table on square or other images (`groups.Group.action_table`)."""
+    """The rows of a table (`groups.Group.action_table`), factored for square images or for others."""
     return tuple(Action(*factor(*row, square=square)) for row in rows(table))
 
 
 @lru_cache(maxsize=256)
 def bases(table: tuple[float, ...], square: bool) -> tuple[Matrix, ...]:
-    """The distinct rotations among them that interpolate, in order of appearance."""
-    return tuple(dict.fromkeys(a.base for a in actions(table, square) if not a.exact))
+    """The distinct base rotations that interpolate, in order of appearance."""
+    return tuple(dict.fromkeys(a.base for a in actions(table, square) if not a.is_exact))
 
 
 @lru_cache(maxsize=256)
 def device_rows(table: tuple[float, ...], square: bool, device: torch.device) -> Tensor:
-    """(E, 5) float64: the code and the identity of an exact element; −1 and its whole matrix of any other."""
-    listed = [(a.code, *IDENTITY) if a.exact else (-1, *a.matrix) for a in actions(table, square)]
-    return torch.tensor(listed, dtype=torch.float64, device=device).reshape(-1, 5)
+    """(E, ROW) float64: the code and the identity of an exact element; −1 and the whole matrix of any other."""
+    listed = [(a.code, *IDENTITY) if a.is_exact else (-1, *a.matrix) for a in actions(table, square)]
+    return torch.tensor(listed, dtype=torch.float64, device=device).reshape(-1, ROW)
 
 
 @lru_cache(maxsize=256)
 def device_integers(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """int32 on the device, such as a permutation of channels."""
+    """The values as int32 on the device, such as a permutation of channels."""
     return torch.tensor(values, dtype=torch.int32, device=device)
 
 
 @lru_cache(maxsize=256)
 def device_reals(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """float64 on the device, such as a mixing of channels."""
+    """The values as float64 on the device, such as a mixing of channels."""
     return torch.tensor(values, dtype=torch.float64, device=device)

@@ -11,13 +11,16 @@ import warnings
 from pathlib import Path
 from types import ModuleType
 
-PACKAGE = Path(__file__).resolve().parent
+#: The folder of the package, which holds the libraries.
+PACKAGE = Path(__file__).resolve().parents[1]
+
+#: The reason given where nothing was built.
 NEVER_BUILT = "this source tree was never built (`pip install -e .` builds it)"
 
 
 @functools.cache
 def build_info() -> dict:
-    """What the build wrote down about itself; empty in a source tree that was never built."""
+    """What the build recorded about itself. It is empty in a source tree that was never built."""
     try:
         return json.loads((PACKAGE / "_build.json").read_text())
     except (OSError, ValueError):
@@ -25,15 +28,16 @@ def build_info() -> dict:
 
 
 def cpu_error() -> str | None:
-    """Loads `_cpu` on the first call. None once its operators are registered, else why they are not."""
+    """Load `_cpu` at the first call. None if its ops are registered, else the reason why they are not."""
     return _forgone or _load_cpu()
 
 
+#: Why `_cpu` is not to be loaded, if so.
 _forgone: str | None = None
 
 
 def forgo_cpu(reason: str) -> None:
-    """From now on `_cpu` stays unloaded: its schemas have been defined without it, and can't be twice."""
+    """Never load `_cpu` from now on: Python has defined its schemas, and they can't be defined twice."""
     global _forgone
     _forgone = cpu_error() if _load_cpu.cache_info().currsize else reason
 
@@ -45,12 +49,12 @@ def _load_cpu() -> str | None:
 
 @functools.cache
 def cuda_error() -> str | None:
-    """Loads `_cuda` on the first call, where torch has CUDA. None once ``torch.ops.equifast_cuda`` is there."""
+    """Load `_cuda` at the first call. None if ``torch.ops.equifast_cuda`` is there, else the reason why it is not."""
     return _load("_cuda.so", build_info().get("reason") or build_info().get("cuda", {}).get("reason"), needs_cuda=True)
 
 
 def _load(name: str, reason: str | None, needs_cuda: bool = False) -> str | None:
-    """Why a library can't be used; ``reason``: why the build left it out."""
+    """Load a library. None, or why it can't be used; ``reason``: why the build left it out."""
     library = PACKAGE / name
     if not library.exists():
         return f"{name} was not built: {reason or NEVER_BUILT}"
@@ -74,7 +78,7 @@ def load_cpu() -> bool:
 
 
 def warn_if_slow() -> None:
-    """Warns where `_cpu` was looked for in vain and its absence was not asked for by EQUIFAST_NATIVE=0."""
+    """Warn if `_cpu` was looked for in vain, unless EQUIFAST_NATIVE=0 asked for a build without it."""
     error = _load_cpu() if _load_cpu.cache_info().currsize else None
     if error and build_info().get("reason") != "EQUIFAST_NATIVE=0":
         slow = "CPU tensors in plain PyTorch (the same results, several times slower)"
