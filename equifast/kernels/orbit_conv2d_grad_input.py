@@ -165,7 +165,7 @@ def configs(
 
     rows = channels * small[0] * small[1]
     if dtype == torch.float64:  # up to 32 rows: Triton 3.6 fails to compile larger products of float64 for sm_100
-        return [config(small, 16, 4, 8, 16, registers=128)]
+        return [config(small, 16, 4, 8, 16, registers=255)]
     if dtype == torch.float32 and precision == "ieee":
         return [config(small, 16 if rows <= 16 else 32, 4, 8, 16)]
     depth = min(max(power_of_two(outputs), 16), 32)

@@ -132,7 +132,7 @@ def configs(outputs: int, weights: int, out_h: int, out_w: int, dtype: torch.dty
         widths = [1 << i for i in range(2, pixels.bit_length()) if (1 << i) ** 2 >= pixels]
         width = min(widths, key=lambda w: ceil_div(out_w, w) * ceil_div(out_h, pixels // w))
         sizes = {"BLOCK_N": n, "BLOCK_K": k, "BLOCK_I": pixels // width, "BLOCK_J": width}
-        return Config(sizes, warps, stages, registers=255 if n * k >= 4096 else None)
+        return Config(sizes, warps, stages, registers=255 if n * k >= 4096 else 128)
 
     if dtype == torch.float64:  # up to 32 rows: Triton 3.6 fails to compile larger products of float64 for sm_100
         return [config(16, 32, 16), config(32, 32, 16)] if outputs > 16 else [config(16, 32, 16)]

@@ -87,7 +87,7 @@ def configs(places: int, d: int, f: int, few: bool, dtype: torch.dtype, precisio
             n, k, warps = max(16, rows * n // places), 16, 8
             rows, stages = places, 2
         n, k = min(n, max(16, power_of_two(d))), min(k, max(16, power_of_two(f)))
-        config = Config({"ROWS": rows, "BLOCK_N": n, "BLOCK_K": k}, warps, stages)
+        config = Config({"ROWS": rows, "BLOCK_N": n, "BLOCK_K": k}, warps, stages, registers=255)
         if config not in found:
             found.append(config)
     return found

@@ -105,9 +105,11 @@ def configs(
     else:
         listed = [(128, 128, k, 8, 3), (64, 128, k, 8, 3), (64, 256, k, 8, 3), (128, 64, k, 8, 3)]
         listed = listed if c_out > 128 and not one_image else listed[:2] + listed[3:]
-    registers = None
-    if one_image and n <= 32:  # ptxas would spill a few registers to fit another block
+    registers = None  # left to itself, ptxas would spill a few of these to fit another block
+    if one_image and n <= 32:
         registers = 255 if dtype == torch.float64 else 128
+    elif precision == "tf32" and n > 32 and _is_blackwell():
+        registers = 255
     tiles = [(_tile(m, *shape, one_image), *rest) for m, *rest in listed]
     return [Config({**t, "BLOCK_N": n, "BLOCK_K": k}, warps, stages, registers) for t, n, k, warps, stages in tiles]
 

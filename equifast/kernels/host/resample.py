@@ -157,6 +157,6 @@ def configs(
     values //= 4 if pairs and nine else 2 if edge or whole or pairs else 1
     side = power_of_two(max(height, width, 8))
     fitting = [(i, j) for i, j in SHAPES if i * j * block_c <= values and j <= side] or SHAPES[-1:]
-    # Left to itself, ptxas would spill a few registers of these kernels to fit another block.
-    registers = 255 if pairs and edge else 168 if nine or (summing and interpolates) else 128 if whole else None
+    # Left to itself, ptxas would spill a few registers to fit another block. Edge tiles are too few to fill a GPU.
+    registers = 255 if edge else 168 if nine or (interpolates and (summing or whole)) else 128 if whole else None
     return [Config({"BLOCK_I": i, "BLOCK_J": j, "BLOCK_C": block_c}, registers=registers) for i, j in fitting[:3]]
