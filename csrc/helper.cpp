@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu_isa.h"
+#include "cpu/runtime/isa.h"
 #include "geometry.h"
 
 namespace py = pybind11;

@@ -103,9 +103,9 @@ def test_every_op_of_the_library_is_chosen_for(table):
     assert chosen == set(selection.OPS) and chosen <= set(kernels.FILES)
 
 
-@pytest.mark.skipif(not (ROOT / "csrc/cuda/library.cpp").exists(), reason="needs the source tree")
+@pytest.mark.skipif(not (ROOT / "csrc/cuda/runtime/library.cpp").exists(), reason="needs the source tree")
 def test_the_library_implements_these_ops():
-    text = (ROOT / "csrc/cuda/library.cpp").read_text()
+    text = (ROOT / "csrc/cuda/runtime/library.cpp").read_text()
     assert set(re.findall(r'm\.impl\("(\w+)"', text)) == set(selection.OPS)
 
 

@@ -1,0 +1,18 @@
+// The ops that move pixels, as torch calls them on the CPU. Shapes and meaning: equifast/ops.
+#pragma once
+
+#include "cpu/runtime/resample_plan.h"
+
+namespace equifast {
+
+Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table, std::vector<int64_t> permutation,
+             std::vector<double> mixing, std::string padding_mode, bool adjoint);
+Tensor act(Tensor x, Tensor element, std::vector<double> table, std::vector<int64_t> permutation,
+           std::vector<double> mixing, std::string padding_mode, bool adjoint);
+Tensor orbit_average(Tensor y, std::optional<Tensor> weights, std::vector<double> table,
+                     std::vector<int64_t> permutation, std::vector<double> mixing, std::string padding_mode,
+                     bool adjoint);
+Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, std::vector<int64_t> permutation,
+                   std::vector<double> mixing, std::string padding_mode);
+
+}  // namespace equifast
