@@ -249,7 +249,7 @@ def small_tree(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("csrc/cpu/library.cpp", "csrc/cpu/kernels/empty.cpp"):
+    for name in ("csrc/common/empty.cpp", "csrc/cpu/library.cpp", "csrc/cpu/kernels/empty.cpp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     return tmp_path

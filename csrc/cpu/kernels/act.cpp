@@ -3,31 +3,32 @@
 
 namespace equifast::cpu::EQUIFAST_ISA {
 
-// Tasks (b, group, part).
-void act(const WarpArgs& a, int64_t begin, int64_t end) {
-  visit(a.warp.dtype, [&]<class T>(T) {
-    const Warp& w = a.warp;
-    const int64_t rows = (w.H + w.parts - 1) / w.parts;
-    Sampler<T> sampler(w, false);
+// A task is (b, channel block, run of rows).
+void act(const ResampleArgs& a, int64_t begin, int64_t end) {
+  visit(a.resample.dtype, [&]<class T>(T) {
+    const Resample& r = a.resample;
+    const int64_t rows = (r.H + r.row_runs - 1) / r.row_runs;
+    Resampler<T> resampler(r, false);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task % w.parts, group = task / w.parts % w.groups(), b = task / (w.parts * w.groups());
-      const Site s = site_of(w, 0, b, group);
-      T* out = static_cast<T*>(a.out) + (b * w.C + s.c) * w.H * w.W;
-      sampler.write(a.in, s, a.element[b], part * rows, smaller((part + 1) * rows, w.H), nullptr, out);
+      const int64_t run = task % r.row_runs, block = task / r.row_runs % r.channel_blocks(),
+                    b = task / (r.row_runs * r.channel_blocks());
+      const Site s = site_of(r, 0, b, block);
+      T* out = static_cast<T*>(a.out) + (b * r.C + s.c) * r.H * r.W;
+      resampler.write(a.in, s, a.element[b], run * rows, smaller((run + 1) * rows, r.H), nullptr, out);
     }
   });
 }
 
-// Tasks (b, group).
-void act_adjoint(const WarpArgs& a, int64_t begin, int64_t end) {
-  visit(a.warp.dtype, [&]<class T>(T) {
-    const Warp& w = a.warp;
-    Sampler<T> sampler(w, true);
+// A task is (b, channel block).
+void act_adjoint(const ResampleArgs& a, int64_t begin, int64_t end) {
+  visit(a.resample.dtype, [&]<class T>(T) {
+    const Resample& r = a.resample;
+    Resampler<T> resampler(r, true);
     Buffer<Acc<T>> scratch;
     for (int64_t task = begin; task < end; ++task) {
-      const Site s = site_of(w, 0, task / w.groups(), task % w.groups());
-      T* out = static_cast<T*>(a.out) + (s.b * w.C + s.c) * w.H * w.W;
-      write_adjoint<T>(w, sampler, scratch, a.in, s, a.element[s.b], nullptr, out);
+      const Site s = site_of(r, 0, task / r.channel_blocks(), task % r.channel_blocks());
+      T* out = static_cast<T*>(a.out) + (s.b * r.C + s.c) * r.H * r.W;
+      write_adjoint<T>(r, resampler, scratch, a.in, s, a.element[s.b], nullptr, out);
     }
   });
 }

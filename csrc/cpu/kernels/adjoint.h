@@ -1,4 +1,5 @@
-// Transposed warps: the inverse permutation, then each source pixel gathers the few outputs that had read it.
+// The transpose of a resample. The inverse permutation comes first; then each source pixel gathers the few outputs that
+// had read it.
 #pragma once
 
 #include "cpu/kernels/resample.h"
@@ -6,7 +7,7 @@
 namespace equifast::cpu {
 namespace {
 
-// out (dense pixels) gets the transposed interpolation of plane, added to extra where given.
+// out = the transposed interpolation of `plane`; with `add`, out is increased by it. Both have `pixels` values.
 template <class A>
 void gather(const Footprint& f, const A* plane, int64_t pixels, A* out, bool add) {
   const A* weight = static_cast<const A*>(f.weight);
@@ -17,21 +18,21 @@ void gather(const Footprint& f, const A* plane, int64_t pixels, A* out, bool add
   }
 }
 
-// One transposed warp of one image, to dense pixels at out.
+// Writes the transpose of element e for one image, times the weight if there is one, to contiguous pixels at out.
 template <class T>
-void write_adjoint(const Warp& w, Sampler<T>& sampler, Buffer<Acc<T>>& scratch, const Images& in, const Site& s,
+void write_adjoint(const Resample& r, Resampler<T>& resampler, Buffer<Acc<T>>& scratch, const Images& in, const Site& s,
                    int64_t e, const Acc<T>* weight, T* out) {
-  if (w.base[e] < 0) return sampler.write(in, s, e, 0, w.H, weight, out);
-  const int64_t plane = sampler.plane();
+  if (r.base[e] < 0) return resampler.write(in, s, e, 0, r.H, weight, out);
+  const int64_t plane = resampler.plane();
   scratch.resize((s.count + 1) * plane);
-  for (int64_t i = 0; i < w.H; i += kBand) {
-    const int64_t stop = smaller(i + kBand, w.H), n = (stop - i) * w.W;
-    const Acc<T>* rows = sampler.band(in, s, e, i, stop);
-    for (int64_t c = 0; c < s.count; ++c) std::memcpy(&scratch[c * plane + i * w.W], rows + c * n, n * sizeof(Acc<T>));
+  for (int64_t i = 0; i < r.H; i += kBand) {
+    const int64_t stop = smaller(i + kBand, r.H), n = (stop - i) * r.W;
+    const Acc<T>* rows = resampler.band(in, s, e, i, stop);
+    for (int64_t c = 0; c < s.count; ++c) std::memcpy(&scratch[c * plane + i * r.W], rows + c * n, n * sizeof(Acc<T>));
   }
   Acc<T>* moved = &scratch[s.count * plane];
   for (int64_t c = 0; c < s.count; ++c) {
-    gather(w.footprints[w.base[e]], &scratch[c * plane], plane, moved, false);
+    gather(r.footprints[r.base[e]], &scratch[c * plane], plane, moved, false);
     if (weight)
       for (int64_t k = 0; k < plane; ++k) moved[k] *= *weight;
     narrow_row(moved, out + c * plane, plane);

@@ -1,12 +1,13 @@
-// contrastive_loss: Σ_{e ≠ h} |⟨v_e, v_h⟩| of each sample while its E vectors are in cache.
+// contrastive_loss: Σ_{e ≠ h} |⟨v_e, v_h⟩| of each sample, while its E vectors are in the cache.
 #include "cpu/kernels/vectors.h"
 
 namespace equifast::cpu::EQUIFAST_ISA {
 namespace {
 
 template <class A>
-constexpr A kUnitFloor = A(1e-12);  // as F.normalize
+constexpr A kUnitFloor = A(1e-12);  // the default of F.normalize
 
+// The vectors of sample b, (E, d), and their lengths (E,) if they are normalized.
 template <class T>
 void load(const ContrastiveArgs& a, int64_t b, Acc<T>* v, Acc<T>* lengths) {
   load_orbit<T>(a.vectors, a.E, a.B, a.d, b, v);
@@ -19,7 +20,7 @@ void load(const ContrastiveArgs& a, int64_t b, Acc<T>* v, Acc<T>* lengths) {
 
 }  // namespace
 
-// Tasks of kScoreSamples samples.
+// A task is a run of kScoreSamples samples.
 void contrastive_loss(const ContrastiveArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;
@@ -42,8 +43,8 @@ void contrastive_loss(const ContrastiveArgs& a, int64_t begin, int64_t end) {
   });
 }
 
-// Tasks of kScoreSamples samples: dv_e = 2·scale·Σ_h sign⟨v_e, v_h⟩·v_h, through the normalisation if there is one.
-// A product that is not finite passes no gradient.
+// A task is a run of kScoreSamples samples. dv_e = 2·scale·Σ_h sign⟨v_e, v_h⟩·v_h, then through the normalisation if
+// there is one. A product that is not finite passes no gradient.
 void contrastive_loss_backward(const ContrastiveArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;

@@ -1,4 +1,5 @@
-// The one file compiled with contraction: its sums are long, and every member of an orbit takes them in the same order.
+// The direct convolution and its weight gradient. This is the one file that is compiled with contraction to fused
+// multiply-add: its sums are long, and every member of an orbit is summed in the same order.
 #include "cpu/kernels/conv2d.h"
 
 #include <utility>
@@ -9,13 +10,14 @@
 namespace equifast::cpu::EQUIFAST_ISA {
 namespace {
 
-// A block of kBlock output channels is kLanes registers. Wider generic vectors would pass through memory.
+// A block of kBlock output channels takes kLanes registers. GCC would pass generic vectors that are wider through
+// memory.
 constexpr int kLanes = kBlock * 4 / kVectorBytes;
 typedef float Vector __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
 typedef int32_t Bits __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
 
-// Sums that fit the registers. Forward: those of kPixels pixels, beside the weight. Weight gradient: those of kTapRows
-// rows of up to kMaxWidth taps, for kTapLanes registers of channels.
+// How many sums fit the registers. Forward: the sums of kPixels pixels, beside the weight. Weight gradient: the sums of
+// kTapRows rows of up to kMaxWidth taps, for kTapLanes registers of channels.
 #if defined(__AVX512F__)
 constexpr int kPixels = 28, kTapRows = 4, kTapLanes = 1;
 #elif defined(__AVX2__)
@@ -25,6 +27,7 @@ constexpr int kPixels = 3, kTapRows = 1, kTapLanes = 2;
 #endif
 static_assert(kLanes % kTapLanes == 0);
 
+// exp by a polynomial on [−½·ln 2, ½·ln 2] and a power of two.
 inline Vector exponential(Vector x) {
   constexpr float kLog2e = 1.44269504f, kHigh = 0.693359375f, kLow = -2.12194440e-4f, kRound = 12582912.0f;
   x = x < -87.0f ? Vector{} - 87.0f : x;
@@ -41,7 +44,7 @@ inline Vector exponential(Vector x) {
   return p * reinterpret_cast<const Vector&>(scale);
 }
 
-// erf by a rational function of x² on [−4, 4], our own least-maximum fit; within 5e-7.
+// erf by a rational function of x² on [−4, 4]: a minimax fit of our own, within 5e-7.
 inline Vector error_function(Vector x) {
   x = x < -4.0f ? Vector{} - 4.0f : x;
   x = x > 4.0f ? Vector{} + 4.0f : x;
@@ -59,7 +62,7 @@ inline Vector error_function(Vector x) {
   return x * p / q;
 }
 
-// row: n vectors.
+// Applies the activation in place to n vectors.
 void activate(Activation activation, Vector* row, int64_t n) {
   switch (activation) {
     case Activation::none: return;
@@ -75,7 +78,8 @@ void activate(Activation activation, Vector* row, int64_t n) {
   }
 }
 
-// P neighbouring outputs of one block of channels, to row (P, kBlock). kStride: the horizontal one, 0 for any.
+// Computes P neighbouring outputs of one block of channels, to row (P, kBlock). kStride is the horizontal stride, or 0
+// for one that is known at run time only.
 template <int P, int kStride>
 void pixels(const Conv2d& k, const float* image, const float* weight, const float* bias, float* row) {
   Vector sum[P][kLanes];
@@ -114,7 +118,7 @@ constexpr Tiles tiles_of(std::integer_sequence<int, p...>) {
 constexpr auto kPixelCounts = std::make_integer_sequence<int, kPixels>();
 constexpr Tiles kTiles[] = {tiles_of<0>(kPixelCounts), tiles_of<1>(kPixelCounts), tiles_of<2>(kPixelCounts)};
 
-// One row of outputs (out_w, kBlock) to its place in (C_out, H', W') planes.
+// Copies one row of outputs (W', kBlock) to its place in planes (C_out, H', W').
 void store_planes(const Conv2d& k, const float* row, int64_t channels, int64_t i, float* out) {
   const int64_t plane = k.out_h * k.out_w;
   constexpr int64_t K = Tile<uint32_t>::K;
@@ -128,7 +132,8 @@ void store_planes(const Conv2d& k, const float* row, int64_t channels, int64_t i
     for (int64_t c = 0; c < channels; ++c) out[c * plane + i * k.out_w + j] = row[j * kBlock + c];
 }
 
-// The other way: one row of (C_out, H', W') planes or of (H', W', C_out) to (W', kBlock), zero past the last channel.
+// Copies the other way: one row of planes (C_out, H', W'), or of (H', W', C_out), to (W', kBlock) with zeros past the
+// last channel.
 void load_row(const Conv2d& k, const float* grad, int64_t first, int64_t channels, int64_t i, float* row) {
   if (channels < kBlock) std::memset(row, 0, k.out_w * kBlock * sizeof(float));
   if (k.channels_last) {
@@ -149,7 +154,7 @@ void load_row(const Conv2d& k, const float* grad, int64_t first, int64_t channel
     for (int64_t c = 0; c < channels; ++c) row[j * kBlock + c] = from[c * plane + j];
 }
 
-// kRows × kColumns neighbouring taps: to each, its products with one row of gradients (W', kBlock).
+// Adds to the sums of kRows × kColumns neighbouring taps their products with one row of gradients (W', kBlock).
 template <int kRows, int kColumns>
 void taps(const Conv2d& k, const float* image, const float* row, float* sums) {
   const int64_t down = k.dilation_h * k.W;
@@ -194,7 +199,7 @@ constexpr auto kTaps = taps_of(std::make_integer_sequence<int, kMaxWidth>());
 
 }  // namespace
 
-// image: dense (C, H, W). out: one image, (C_out, H', W') or (H', W', C_out). row: scratch of (W', kBlock).
+// Convolves `image`, contiguous (C, H, W), to `out`, (C_out, H', W') or (H', W', C_out). row: scratch of (W', kBlock).
 void conv2d(const Conv2d& k, const float* image, float* row, float* out) {
   const Tiles& any = kTiles[k.stride_w <= 2 ? k.stride_w : 0];
   const int64_t tiles = (k.out_w + kPixels - 1) / kPixels, width = (k.out_w + tiles - 1) / tiles;
@@ -202,7 +207,7 @@ void conv2d(const Conv2d& k, const float* image, float* row, float* out) {
     const float* weight = k.weight + block * k.taps() * kBlock;
     const int64_t first = block * kBlock, channels = smaller(kBlock, k.out_channels - first);
     for (int64_t i = 0; i < k.out_h; ++i) {
-      // Tiles of one width; the last moves back to fit, and computes some pixels twice.
+      // All tiles have one width. The last moves back to fit, and computes some pixels a second time.
       for (int64_t tile = 0; tile < tiles; ++tile) {
         const int64_t j = smaller(tile * width, k.out_w - width);
         any.run[width - 1](k, image + i * k.stride_h * k.W + j * k.stride_w, weight, k.bias + first, row + j * kBlock);
@@ -218,8 +223,10 @@ void conv2d(const Conv2d& k, const float* image, float* row, float* out) {
   }
 }
 
-// The gradients of weight (blocks, C, kernel_h, kernel_w, kBlock) and bias (blocks, kBlock), added to what is there.
-void conv2d_weight(const Conv2d& k, const float* image, const float* grad, float* row, float* weight, float* bias) {
+// Adds the gradients of weight to `weight`, (blocks, C, kernel_h, kernel_w, kBlock), and of bias to `bias`,
+// (blocks, kBlock).
+void conv2d_grad_weight(const Conv2d& k, const float* image, const float* grad, float* row, float* weight,
+                        float* bias) {
   for (int64_t block = 0; block < k.blocks(); ++block) {
     const int64_t first = block * kBlock, channels = smaller(kBlock, k.out_channels - first);
     Vector* total = reinterpret_cast<Vector*>(bias) + block * kLanes;

@@ -1,17 +1,16 @@
-// Direct convolution of one image with few channels, sixteen outputs in a vector: the first layer of a network.
+// The direct convolution of one image that has few channels: the first layer of a network. Sixteen output channels are
+// computed together, in a vector.
 #pragma once
 
-#include <cstdint>
+#include "common/types.h"
 
 namespace equifast::cpu {
 
-enum class Activation { none, relu, gelu, silu };
-
 constexpr int64_t kBlock = 16;    // output channels in a vector
-constexpr int64_t kMaxWidth = 7;  // of a kernel whose weight gradient is taken here, undilated along the row
+constexpr int64_t kMaxWidth = 7;  // columns of the widest kernel whose weight gradient is computed here; undilated
 
 struct Conv2d {
-  int64_t C, H, W;  // the image, padding included
+  int64_t C, H, W;  // the image, with its padding
   int64_t out_channels, out_h, out_w;
   int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
   const float* weight;  // (blocks, C, kernel_h, kernel_w, kBlock), zero past the last channel

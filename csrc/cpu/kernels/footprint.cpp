@@ -1,19 +1,19 @@
-// The transposed interpolation as a sparse matrix, made once a call: who had read each source pixel, and with what
-// weight.
+// The transposed interpolation as a sparse matrix, which is made once a call: for each source pixel, the outputs that
+// read it, and with what weight.
 #include "cpu/kernels/interpolate.h"
 #include "cpu/kernels/resample.h"
 
 namespace equifast::cpu::EQUIFAST_ISA {
 
-// Tasks (base). Two passes over the output pixels: count the reads of each source pixel, then list them in output
-// order.
+// A task is a base. There are two passes over the output pixels: the first counts how often each source pixel is read,
+// the second lists the readers in the order of the output.
 void footprint(const FootprintArgs& a, int64_t begin, int64_t end) {
-  visit(a.warp.dtype, [&]<class T>(T) {
+  visit(a.resample.dtype, [&]<class T>(T) {
     using A = Acc<T>;
-    const int64_t H = a.warp.H, W = a.warp.W, plane = H * W;
+    const int64_t H = a.resample.H, W = a.resample.W, plane = H * W;
     for (int64_t base = begin; base < end; ++base) {
       const Footprint& out = a.out[base];
-      Interpolator<A> interpolator(a.bases[base], H, W, a.warp.border);
+      Interpolator<A> interpolator(a.bases[base], H, W, a.resample.border);
       int64_t* start = out.start;
       std::memset(start, 0, (plane + 1) * sizeof(int64_t));
       for (int64_t i = 0; i < H; ++i) {

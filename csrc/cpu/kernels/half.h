@@ -1,6 +1,6 @@
-// Half precision for an x86 CPU without F16C, bit for bit as F16C converts it. The compiler's own conversions there are
-// calls of libgcc functions, which only libgcc of GCC 12 or newer has. Nothing here depends on how subnormal numbers
-// are treated (torch.set_flush_denormal).
+// Conversions of half precision for an x86 CPU without F16C, bit for bit those of F16C. There the compiler would call
+// functions that only libgcc of GCC 12 or newer has. The results do not depend on how the CPU treats subnormal numbers
+// (torch.set_flush_denormal).
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ inline float float_of(uint32_t bits) {
   return v;
 }
 
-// The value of a half. The exponent's bias is 15 in a half and 127 in a float, and the fraction has 10 and 23 bits.
+// The value of a half. The bias of the exponent is 15 in a half and 127 in a float; the fraction has 10 and 23 bits.
 inline float float_of_half(uint16_t half) {
   const uint32_t sign = (half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7FFFu;
@@ -36,9 +36,9 @@ inline float float_of_half(uint16_t half) {
 inline uint16_t half_of_float(float v) {
   const uint32_t bits = bits_of(v);
   const uint32_t magnitude = bits & 0x7FFFFFFF;
-  // Rounding carries into the exponent, up to infinity.
+  // A carry out of the fraction goes into the exponent, up to infinity.
   const uint32_t normal = (magnitude - ((127 - 15) << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13;
-  // Floats next to 0.5 are 2⁻²⁴ apart, as subnormal halves are: the addition rounds.
+  // Floats just above 0.5 are 2⁻²⁴ apart, as subnormal halves are: so this addition rounds as it should.
   const uint32_t subnormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
   const uint32_t nan = 0x7E00 | ((magnitude >> 13) & 0x3FF);
   const uint32_t finite = magnitude < 0x38800000 ? subnormal : magnitude < 0x47800000 ? normal : 0x7C00;

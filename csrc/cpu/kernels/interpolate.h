@@ -1,4 +1,5 @@
-// Bilinear rows of a rotated plane: positions once for all channels, then two pair loads and four products a pixel.
+// Bilinear rows of a rotated plane. Positions and weights are computed once for all channels; then a pixel takes two
+// loads of a pair each, and four products.
 #pragma once
 
 #include "cpu/kernels/kernels.h"
@@ -8,7 +9,7 @@
 namespace equifast::cpu {
 namespace {
 
-// A is the accumulate type of the pixels: weights are rounded to it.
+// A is the accumulate type of the pixels. The weights are rounded to it.
 template <class A>
 class Interpolator {
  public:
@@ -25,10 +26,10 @@ class Interpolator {
     }
   }
 
-  // Positions and weights of output row i.
+  // Computes the positions and weights of output row i, for the calls that follow.
   void row(int64_t i) { border_ ? fill<true>(i) : fill<false>(i); }
 
-  // That row of one plane.
+  // Interpolates that row of one plane, whose rows are `stride` pixels apart, to W values at out.
   template <class T>
   void apply(const T* source, int64_t stride, A* out) const {
     const int32_t *x0 = first_.data(), *y0 = x0 + W_;
@@ -63,7 +64,8 @@ class Interpolator {
     }
   }
 
-  // Calls visit(output column, source index in a dense plane, weight) for every corner of the row with a weight.
+  // Calls visit(output column, source index in a contiguous plane, weight) for every corner of that row whose weight is
+  // not zero.
   template <class Visit>
   void corners(Visit visit) const {
     const int32_t *x0 = first_.data(), *y0 = x0 + W_;
@@ -86,8 +88,8 @@ class Interpolator {
     constexpr A kStep = A(1) / kOne;
 #pragma GCC ivdep
     for (int32_t j = 0; j < W; ++j) {
-      const Tap tx = bilinear_tap(x + Fixed{xw[j], xf[j]}, W, kBorder),
-                ty = bilinear_tap(y + Fixed{yw[j], yf[j]}, H, kBorder);
+      const BilinearTap tx = bilinear_tap(x + Fixed{xw[j], xf[j]}, W, kBorder),
+                        ty = bilinear_tap(y + Fixed{yw[j], yf[j]}, H, kBorder);
       x0[j] = tx.first;
       y0[j] = ty.first;
       const A nx = static_cast<A>(tx.near) * kStep, fx = static_cast<A>(tx.far) * kStep;
@@ -100,7 +102,7 @@ class Interpolator {
   }
 
 #ifdef __AVX512F__
-  // source[at] and source[at + 1] for sixteen positions, each pair by one load.
+  // first = source[at] and second = source[at + 1] for sixteen positions; each pair comes with one load.
   static void load_pairs(const float* source, __m512i at, __m512& first, __m512& second) {
     const __m512 low = _mm512_castsi512_ps(_mm512_i32gather_epi64(_mm512_castsi512_si256(at), source, 4));
     const __m512 high = _mm512_castsi512_ps(_mm512_i32gather_epi64(_mm512_extracti64x4_epi64(at, 1), source, 4));
@@ -123,9 +125,9 @@ class Interpolator {
   int64_t H_, W_;
   bool border_;
   Matrix m_;
-  Buffer<int32_t> offset_;  // of every column: whole and fraction along x, then along y
-  Buffer<int32_t> first_;   // of every column: the first neighbour along x, then along y
-  Buffer<A> weight_;        // w00, w01, w10, w11 of every column
+  Buffer<int32_t> offset_;  // (4, W): what a column adds to positions; whole and fraction along x, then along y
+  Buffer<int32_t> first_;   // (2, W): the first neighbour along x, then along y
+  Buffer<A> weight_;        // (4, W): w00, w01, w10, w11
 };
 
 }  // namespace

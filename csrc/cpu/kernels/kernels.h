@@ -1,76 +1,81 @@
-// The CPU kernels as the rest of the library sees them: plain memory, one range of independent tasks a call.
+// The CPU kernels as host code sees them: functions on plain memory, each called for a range of independent tasks.
 //
-// Every function is compiled once for each instruction set, in its own namespace; cpu_kernels() picks one at first use.
+// Every kernel is compiled once for each instruction set, in a namespace of its own. cpu_kernels() picks the
+// instruction set at first use.
 #pragma once
 
 #include <cstdint>
 
+#include "common/types.h"
 #include "cpu/kernels/conv2d.h"
 #include "geometry.h"
 
 namespace equifast::cpu {
 
-enum class Dtype { float64, float32, float16, bfloat16 };
+// Channels that one task handles together at most: they share the positions of their pixels.
+constexpr int64_t kChannelBlock = 4;
 
-// (E, B, C, H, W) or, where all elements share one image, (B, C, H, W) with e = 0. Strides in pixels; rows are dense.
+// Images (E, B, C, H, W), or (B, C, H, W) where all elements share them, with e = 0. The pixels of a row are
+// neighbours.
 struct Images {
   const void* data;
-  int64_t e, b, c, h;
+  int64_t e, b, c, h;  // strides in pixels
 };
 
-// The transposed interpolation as a sparse matrix: source pixel s sums weight[k]·y[index[k]] for k in
-// start[s]…start[s+1].
+// The transposed interpolation as a sparse matrix. For output y, source pixel s gets the sum of weight[k]·y[index[k]]
+// over k in [start[s], start[s + 1]).
 struct Footprint {
   int64_t* start;
   uint32_t* index;
   void* weight;  // double for float64 pixels, else float
 };
 
-// What one call does to (B, C, H, W): every action, factored for this grid, and how channels follow.
-struct Warp {
+// What one call does to images (B, C, H, W): the action of every element, factored for this grid, and how the channels
+// follow it.
+struct Resample {
   Dtype dtype;
   int64_t B, C, H, W;
-  int64_t order;
+  int64_t order;  // E, the number of elements
   const Action* actions;
-  const int64_t* base;          // per element: which of the distinct bases it has; −1 where exact
+  const int64_t* base;          // (E,): which of the distinct bases an element has; −1 where it is exact
   int64_t bases;                // how many distinct bases are not the identity
-  const Footprint* footprints;  // per distinct base, for adjoint warps; else null
-  const int64_t* permutation;   // order × block, or null
-  int64_t block;
-  const double* mixing;  // order × 4, or null
+  const Footprint* footprints;  // (bases,) if this is the transpose; else null
+  const int64_t* permutation;   // (E, permutation_size), or null
+  int64_t permutation_size;     // how many channels an element permutes among themselves
+  const double* mixing;         // (E, 2, 2), or null
   bool border;
-  int64_t group;  // channels a task handles together: even where pairs mix
-  int64_t parts;  // orbit, act: into how many runs of rows a task's image is cut
-  bool whole;     // orbit: a task makes every element of its image
-  bool reuse;     // one source image for all elements: interpolate each distinct base once
+  int64_t channel_block;  // channels that a task handles together; even where pairs of them mix
+  int64_t row_runs;       // orbit, act: into how many runs of rows a task's image is cut
+  bool all_elements;      // orbit: a task makes every element of its image
+  bool reuse_bases;       // all elements read one image: interpolate each distinct base once
 
-  int64_t groups() const { return (C + group - 1) / group; }
+  int64_t channel_blocks() const { return (C + channel_block - 1) / channel_block; }
 };
 
-struct WarpArgs {
-  Warp warp;
+struct ResampleArgs {
+  Resample resample;
   Images in;
-  Images other;            // orbit_inner: the second operand
+  Images second;           // orbit_inner: the second operand
   const void* weights;     // (B, E) in the accumulate type, or null
   const int64_t* element;  // act: (B,)
-  void* out;               // dense pixels; orbit_inner: (B, C, E) partial sums in double
+  void* out;               // contiguous pixels; orbit_inner: (B, C, E) partial sums in double
 };
 
 struct FootprintArgs {
-  Warp warp;
+  Resample resample;
   const Matrix* bases;
   const Footprint* out;
 };
 
-// float32, all channels of an image in one group.
+// In float32. A task handles all channels of an image together.
 struct OrbitConv2dArgs {
-  Warp warp;
+  Resample resample;
   Images in;
   Conv2d conv;
   int64_t padding_h, padding_w;
-  float* out;         // weight gradient: for each task, that of weight and then that of bias, as conv2d.h has them
-  const float* grad;  // weight gradient: that of the output
-  int64_t samples;    // weight gradient: images a task sums
+  float* out;         // weight gradient: for each task, the gradients of weight and then of bias, packed as in conv2d.h
+  const float* grad;  // weight gradient: the gradient of the output
+  int64_t samples;    // weight gradient: how many images a task sums over
 };
 
 struct ScoreArgs {
@@ -90,9 +95,9 @@ struct ScoreGradArgs {
   const void *vectors, *reference, *probabilities;
   double beta;
   bool cosine;
-  const void *grad_activations, *grad_probabilities;  // (B, E), either may be null
+  const void *grad_activations, *grad_probabilities;  // (B, E); either may be null
   void* grad_vectors;                                 // (E, B, d)
-  double* grad_reference;                             // one (d,) partial sum for each task
+  double* grad_reference;                             // (tasks, d): a partial sum of each task
 };
 
 struct ContrastiveArgs {
@@ -100,30 +105,33 @@ struct ContrastiveArgs {
   int64_t E, B, d;
   const void* vectors;  // (E, B, d)
   bool normalize;
-  double* partial;  // forward: one sum for each sample
-  void* gram;       // (B, E, E) in the accumulate type: written forward, read backward
-  double scale;     // backward: the incoming gradient over B·E²
-  void* grad_vectors;
+  double* partial;     // forward: (B,), the sum of each sample
+  void* gram;          // (B, E, E) in the accumulate type; forward writes it, backward reads it
+  double scale;        // backward: the incoming gradient over B·E²
+  void* grad_vectors;  // backward: (E, B, d)
 };
 
-// Samples that one task of the score kernels handles; fixed, so that sums do not depend on the number of threads.
+// Samples that one task of the kernels on vectors handles. It is fixed, so that no sum depends on the number of
+// threads.
 constexpr int64_t kScoreSamples = 16;
+inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) / kScoreSamples; }
 
-// Every kernel and what it takes.
-#define EQUIFAST_CPU_KERNELS(X)           \
-  X(orbit, WarpArgs)                      \
-  X(orbit_adjoint, WarpArgs)              \
-  X(act, WarpArgs)                        \
-  X(act_adjoint, WarpArgs)                \
-  X(orbit_average, WarpArgs)              \
-  X(orbit_average_adjoint, WarpArgs)      \
-  X(orbit_inner, WarpArgs)                \
-  X(orbit_conv2d, OrbitConv2dArgs)        \
-  X(orbit_conv2d_weight, OrbitConv2dArgs) \
-  X(footprint, FootprintArgs)             \
-  X(orbit_scores, ScoreArgs)              \
-  X(orbit_scores_backward, ScoreGradArgs) \
-  X(contrastive_loss, ContrastiveArgs)    \
+// Every kernel, and the arguments that it takes. A kernel has the name of its op. Two have none: footprint, which
+// serves all transposes, and orbit_conv2d_grad_weight, which is part of the backward pass of orbit_conv2d.
+#define EQUIFAST_CPU_KERNELS(X)                \
+  X(orbit, ResampleArgs)                       \
+  X(orbit_adjoint, ResampleArgs)               \
+  X(act, ResampleArgs)                         \
+  X(act_adjoint, ResampleArgs)                 \
+  X(orbit_average, ResampleArgs)               \
+  X(orbit_average_adjoint, ResampleArgs)       \
+  X(orbit_inner, ResampleArgs)                 \
+  X(footprint, FootprintArgs)                  \
+  X(orbit_conv2d, OrbitConv2dArgs)             \
+  X(orbit_conv2d_grad_weight, OrbitConv2dArgs) \
+  X(orbit_scores, ScoreArgs)                   \
+  X(orbit_scores_backward, ScoreGradArgs)      \
+  X(contrastive_loss, ContrastiveArgs)         \
   X(contrastive_loss_backward, ContrastiveArgs)
 
 struct Kernels {

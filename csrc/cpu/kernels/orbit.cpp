@@ -3,38 +3,40 @@
 
 namespace equifast::cpu::EQUIFAST_ISA {
 
-// Tasks (b, group) where each makes all elements, else (e, b, group, part).
-void orbit(const WarpArgs& a, int64_t begin, int64_t end) {
-  visit(a.warp.dtype, [&]<class T>(T) {
-    const Warp& w = a.warp;
-    const int64_t image = w.C * w.H * w.W, rows = (w.H + w.parts - 1) / w.parts;
+// A task is (b, channel block, run of rows) if it makes all elements, else (e, b, channel block, run of rows).
+void orbit(const ResampleArgs& a, int64_t begin, int64_t end) {
+  visit(a.resample.dtype, [&]<class T>(T) {
+    const Resample& r = a.resample;
+    const int64_t image = r.C * r.H * r.W, rows = (r.H + r.row_runs - 1) / r.row_runs;
     const auto* weights = static_cast<const Acc<T>*>(a.weights);
     T* out = static_cast<T*>(a.out);
-    Sampler<T> sampler(w, false);
+    Resampler<T> resampler(r, false);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t part = task % w.parts, group = task / w.parts % w.groups();
-      const int64_t b = task / (w.parts * w.groups()) % w.B, first = task / (w.parts * w.groups() * w.B);
-      const Site s = site_of(w, 0, b, group);
-      if (w.reuse) sampler.prepare(a.in, s);
-      for (int64_t e = first; e < (w.whole ? w.order : first + 1); ++e)
-        sampler.write(a.in, s, e, part * rows, smaller((part + 1) * rows, w.H),
-                      weights ? weights + b * w.order + e : nullptr, out + (e * w.B + b) * image + s.c * w.H * w.W);
+      const int64_t run = task % r.row_runs, block = task / r.row_runs % r.channel_blocks();
+      const int64_t b = task / (r.row_runs * r.channel_blocks()) % r.B,
+                    first = task / (r.row_runs * r.channel_blocks() * r.B);
+      const Site s = site_of(r, 0, b, block);
+      if (r.reuse_bases) resampler.prepare(a.in, s);
+      for (int64_t e = first; e < (r.all_elements ? r.order : first + 1); ++e)
+        resampler.write(a.in, s, e, run * rows, smaller((run + 1) * rows, r.H),
+                        weights ? weights + b * r.order + e : nullptr, out + (e * r.B + b) * image + s.c * r.H * r.W);
     }
   });
 }
 
-// Tasks (e, b, group).
-void orbit_adjoint(const WarpArgs& a, int64_t begin, int64_t end) {
-  visit(a.warp.dtype, [&]<class T>(T) {
-    const Warp& w = a.warp;
+// A task is (e, b, channel block).
+void orbit_adjoint(const ResampleArgs& a, int64_t begin, int64_t end) {
+  visit(a.resample.dtype, [&]<class T>(T) {
+    const Resample& r = a.resample;
     const auto* weights = static_cast<const Acc<T>*>(a.weights);
-    Sampler<T> sampler(w, true);
+    Resampler<T> resampler(r, true);
     Buffer<Acc<T>> scratch;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t group = task % w.groups(), b = task / w.groups() % w.B, e = task / (w.groups() * w.B);
-      const Site s = site_of(w, 0, b, group);
-      T* out = static_cast<T*>(a.out) + ((e * w.B + b) * w.C + s.c) * w.H * w.W;
-      write_adjoint(w, sampler, scratch, a.in, s, e, weights ? weights + b * w.order + e : nullptr, out);
+      const int64_t block = task % r.channel_blocks(), b = task / r.channel_blocks() % r.B,
+                    e = task / (r.channel_blocks() * r.B);
+      const Site s = site_of(r, 0, b, block);
+      T* out = static_cast<T*>(a.out) + ((e * r.B + b) * r.C + s.c) * r.H * r.W;
+      write_adjoint(r, resampler, scratch, a.in, s, e, weights ? weights + b * r.order + e : nullptr, out);
     }
   });
 }

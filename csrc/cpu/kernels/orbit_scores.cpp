@@ -1,14 +1,16 @@
-// orbit_scores: similarity with the reference, softmax over the group and arg max, one pass over the vectors each way.
+// orbit_scores: similarity with the reference, softmax over the group and arg max. Forward and backward each read the
+// vectors once.
 #include "cpu/kernels/vectors.h"
 
 namespace equifast::cpu::EQUIFAST_ISA {
 namespace {
 
 template <class A>
-constexpr A kNormFloor = A(1e-8);  // as F.cosine_similarity
+constexpr A kNormFloor = A(1e-8);  // the default of F.cosine_similarity
 
-// Probabilities and the lowest id of the maximum. A score of −∞ masks its element; a sample with NaN or +∞, or with −∞
-// alone, gets the identity and NaN probabilities. T: the dtype in which the scores are returned, which decides that.
+// Writes the probabilities and returns the id of the maximum, the lowest of several. A score of −∞ masks its element. A
+// sample with a score of NaN or +∞, or with scores of −∞ alone, gets the identity and NaN probabilities. What decides
+// that are the scores as they are returned, in dtype T.
 template <class T, class A>
 int64_t softmax(const A* scores, int64_t E, A beta, A* probabilities) {
   constexpr A kInfinity = std::numeric_limits<A>::infinity();
@@ -33,7 +35,7 @@ int64_t softmax(const A* scores, int64_t E, A beta, A* probabilities) {
 
 }  // namespace
 
-// Tasks of kScoreSamples samples.
+// A task is a run of kScoreSamples samples.
 void orbit_scores(const ScoreArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;
@@ -54,8 +56,8 @@ void orbit_scores(const ScoreArgs& a, int64_t begin, int64_t end) {
   });
 }
 
-// Tasks of kScoreSamples samples, each with its own partial gradient of the reference. No gradient passes through a
-// score that is not finite, nor through any of a sample that fell back: whose probabilities are NaN.
+// A task is a run of kScoreSamples samples, which has a partial gradient of the reference. No gradient passes through a
+// score that is not finite, nor through a sample that fell back to the identity: its probabilities are NaN.
 void orbit_scores_backward(const ScoreGradArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;

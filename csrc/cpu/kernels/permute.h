@@ -1,4 +1,5 @@
-// Exact elements of a pixel grid: copies, reversed copies and blocked transposes, of any type by its size alone.
+// Exact elements of a pixel grid: copies, reversed copies and blocked transposes. Of a pixel type, only the size
+// matters.
 #pragma once
 
 #include <utility>
@@ -32,7 +33,7 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-// A K × K tile held in K vectors, transposed in log2(K) rounds of exchanging blocks across the diagonal.
+// A K × K tile in K vectors. It is transposed in log2(K) rounds, each of which exchanges blocks across the diagonal.
 template <class T>
 struct Tile {
   static constexpr int K = kVectorBytes / static_cast<int>(sizeof(T)) < 16 ? kVectorBytes / sizeof(T) : 16;
@@ -56,7 +57,7 @@ struct Tile {
     }
   }
 
-  // Rows of the source are source_step apart and become columns; rows of the output are out_step apart.
+  // The rows of the source are source_step apart, and become columns. The rows of the output are out_step apart.
   static inline void transpose(const T* source, int64_t source_step, T* out, int64_t out_step) {
     Vector row[K];
 #pragma GCC unroll 16
@@ -67,7 +68,7 @@ struct Tile {
   }
 };
 
-// Rows [i0, i1) of the permuted H × W plane (its own height and width), to out, whose first row is i0.
+// Writes rows [i0, i1) of the permuted plane, which is H × W, to out, whose first row is row i0.
 template <class Pixel>
 void permute_rows(int code, const Pixel* source_pixels, int64_t stride, int64_t H, int64_t W, int64_t i0, int64_t i1,
                   Pixel* out_pixels, int64_t out_stride) {
@@ -97,8 +98,9 @@ void permute_rows(int code, const Pixel* source_pixels, int64_t stride, int64_t 
             source[(p.reverse_row ? N - 1 - j : j) * stride + (p.reverse_col ? N - 1 - i : i)];
     return;
   }
-  // Down the source in strips of a few tiles, so that the neighbouring lines and pages it fetches are used at once. The
-  // last tile on each axis moves back to fit, and writes some pixels twice.
+  // The output is made in strips that are a few tiles high: then the cache lines and pages of the source that a tile
+  // touches are used again at once by its neighbours. The last tile on each axis moves back to fit, and writes some
+  // pixels twice.
   constexpr int64_t kStrip = 4 * K;
   for (int64_t strip = i0; strip < i1; strip += kStrip)
     for (int64_t tj = 0; tj < N; tj += K) {

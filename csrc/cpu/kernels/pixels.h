@@ -1,11 +1,13 @@
 // Pixel types and scratch memory of the CPU kernels. Everything here has internal linkage: each instruction set
-// compiles its own copy, and the linker must never merge them.
+// compiles a copy of its own, and the linker must never merge them.
 #pragma once
 
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+
+#include "common/types.h"
 
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -74,6 +76,7 @@ inline half narrow<half>(float v) {
 }
 #endif
 
+// out[j] = in[j] for n values, in the accumulate type.
 template <class T>
 inline void widen_row(const T* in, Acc<T>* out, int64_t n) {
   int64_t j = 0;
@@ -91,6 +94,7 @@ inline void widen_row(const T* in, Acc<T>* out, int64_t n) {
   for (; j < n; ++j) out[j] = widen(in[j]);
 }
 
+// out[j] = in[j] for n values, rounded to the pixel type.
 template <class T>
 inline void narrow_row(const Acc<T>* in, T* out, int64_t n) {
   int64_t j = 0;
@@ -104,7 +108,7 @@ inline void narrow_row(const Acc<T>* in, T* out, int64_t n) {
   for (; j < n; ++j) out[j] = narrow<T>(in[j]);
 }
 
-// Uninitialised scratch, aligned to a cache line.
+// Uninitialised scratch memory, aligned to a cache line.
 template <class T>
 class Buffer {
  public:
@@ -127,6 +131,17 @@ class Buffer {
   T* data_ = nullptr;
   int64_t size_ = 0;
 };
+
+// Calls f(T{}) for the pixel type of a call.
+template <class F>
+void visit(Dtype dtype, F f) {
+  switch (dtype) {
+    case Dtype::float64: return f(double{});
+    case Dtype::float32: return f(float{});
+    case Dtype::float16: return f(half{});
+    case Dtype::bfloat16: return f(bfloat16{});
+  }
+}
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 

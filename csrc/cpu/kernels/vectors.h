@@ -5,11 +5,12 @@
 #include <limits>
 
 #include "cpu/kernels/kernels.h"
-#include "cpu/kernels/resample.h"
+#include "cpu/kernels/pixels.h"
 
 namespace equifast::cpu {
 namespace {
 
+// ⟨u, v⟩ of n values, in sixteen sums that no addition waits for: the order is the same for every instruction set.
 template <class A>
 inline A dot(const A* u, const A* v, int64_t n) {
   A lanes[16] = {};
@@ -22,19 +23,20 @@ inline A dot(const A* u, const A* v, int64_t n) {
   return sum;
 }
 
+// The length of a vector, but no less than `floor`.
 template <class A>
 inline A norm(const A* v, int64_t n, A floor) {
   const A length = std::sqrt(dot(v, v, n));
   return length > floor ? length : floor;
 }
 
-// factor·x, where a factor of 0 wins over ∞ and NaN.
+// factor·x, but 0 for a factor of 0 even if x is ∞ or NaN.
 template <class A>
 inline A times(A factor, A x) {
   return factor != 0 ? factor * x : A(0);
 }
 
-// The rows of (E, B, d) that belong to sample b, widened, (E, d).
+// The vectors of sample b, (E, d) in the accumulate type, from those of all samples, (E, B, d).
 template <class T>
 inline void load_orbit(const void* vectors, int64_t E, int64_t B, int64_t d, int64_t b, Acc<T>* out) {
   for (int64_t e = 0; e < E; ++e) widen_row(static_cast<const T*>(vectors) + (e * B + b) * d, out + e * d, d);

@@ -1,4 +1,4 @@
-// Picks the widest instruction set that this machine runs, once.
+// Picks the widest instruction set that this machine runs. It does so once.
 #include "cpu/kernels/kernels.h"
 #include "cpu/runtime/isa.h"
 

@@ -1,4 +1,5 @@
-// Which compiled variant of the CPU kernels (csrc/cpu/*.cpp) to run. Included at the platform baseline only.
+// Which compiled variant of the CPU kernels (csrc/cpu/kernels) runs. Only code that is compiled for the oldest CPUs of
+// a platform may include this.
 #pragma once
 
 #include <cstdlib>
@@ -18,7 +19,7 @@ inline const char* isa_name(Isa isa) {
   }
 }
 
-// Built variants that this CPU and operating system can run, slowest first.
+// The built variants that this CPU and operating system can run, slowest first.
 inline std::vector<Isa> supported_isas() {
   std::vector<Isa> isas = {Isa::baseline};
 #ifdef EQUIFAST_HAS_AVX2
@@ -47,7 +48,8 @@ inline Isa choose_isa() {
 
 }  // namespace detail
 
-// The variant in use: the widest supported one, or what EQUIFAST_CPU_CAPABILITY names. Read once per library.
+// The variant in use: the widest that is supported, or the one that EQUIFAST_CPU_CAPABILITY names. A library reads the
+// variable once.
 inline Isa best_isa() {
   static const Isa isa = detail::choose_isa();
   return isa;

@@ -1,67 +1,57 @@
-// From the arguments of a torch op to what the warp kernels read.
+// From the arguments of a torch op to what the kernels that resample images read.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <algorithm>
-#include <optional>
-#include <string>
-#include <vector>
-
+#include "common/action_table.h"
+#include "common/tensors.h"
 #include "cpu/kernels/kernels.h"
 
-namespace equifast {
+namespace equifast::cpu {
 
-using torch::stable::Tensor;
-
-cpu::Dtype dtype_of(const Tensor& t, const char* name);
-
-// The tensor itself where its rows are dense, else a contiguous copy.
+// The tensor itself if the pixels of a row are neighbours in memory, else a contiguous copy.
 Tensor with_dense_rows(const Tensor& t);
 
-// (B, C, H, W), shared by all elements, or (E, B, C, H, W).
-cpu::Images images_of(const Tensor& t);
+// The view of a tensor (B, C, H, W), which all elements share, or (E, B, C, H, W).
+Images images_of(const Tensor& t);
 
-// Asks for huge pages under a large new tensor: otherwise most of the time of a copy goes to faults on small ones.
+// Uninitialized contiguous images (batch, C, H, W), for the {B, C, H, W} of others.
+Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4>& sizes);
+
+// Asks for huge pages under a large new tensor. Without them, most of the time of a copy goes to faults on small pages.
 void use_huge_pages(const Tensor& t);
 
-// Owns what a Warp points to.
-class WarpPlan {
+// The (B, E) weights, checked and contiguous.
+std::optional<Tensor> dense_weights(const std::optional<Tensor>& weights, const Tensor& images, int64_t batch,
+                                    int64_t order);
+
+// Owns all memory that its `resample` points to.
+class ResamplePlan {
  public:
   struct Options {
-    bool adjoint = false;
+    bool adjoint = false;  // the transpose: needs footprints
     bool shared = false;   // every element reads the same image
-    bool by_rows = false;  // a task may take some rows of an image only
+    bool by_rows = false;  // a task may take some of an image's rows only
   };
 
-  // sizes: B, C, H, W.
-  WarpPlan(cpu::Dtype dtype, std::array<int64_t, 4> sizes, const std::vector<double>& table,
-           std::vector<int64_t> permutation, std::vector<double> mixing, const std::string& padding_mode,
-           Options options);
-  WarpPlan(const WarpPlan&) = delete;
-  WarpPlan& operator=(const WarpPlan&) = delete;
+  // images: (…, C, H, W), of which `sizes` are the last four.
+  ResamplePlan(const Tensor& images, const char* name, const std::array<int64_t, 4>& sizes,
+               const std::vector<double>& table, std::vector<int64_t> permutation, std::vector<double> mixing,
+               const std::string& padding_mode, Options options);
+  ResamplePlan(const ResamplePlan&) = delete;
+  ResamplePlan& operator=(const ResamplePlan&) = delete;
 
-  cpu::Warp warp;
+  Resample resample;
 
  private:
   void list_bases();
   void build_footprints();
 
-  std::vector<Action> actions_;
-  std::vector<Matrix> distinct_;
-  std::vector<int64_t> base_, permutation_;
-  std::vector<double> mixing_;
-  std::vector<cpu::Footprint> footprints_;
+  ActionTable table_;
+  std::vector<Matrix> distinct_bases_;
+  std::vector<int64_t> base_of_element_;
+  std::vector<Footprint> footprints_;
   std::vector<std::vector<int64_t>> starts_;
   std::vector<std::vector<uint32_t>> indices_;
   std::vector<std::vector<double>> weights_;
 };
 
-// Runs a kernel over its tasks on torch's own thread pool.
-template <class Args>
-void run(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, int64_t tasks) {
-  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
-}
-
-}  // namespace equifast
+}  // namespace equifast::cpu

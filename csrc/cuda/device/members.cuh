@@ -56,7 +56,7 @@ struct Corners {
 
   __device__ Corners(const Offsets& row, const Offsets& column, const Grid& g) {
     constexpr A kStep = A(1) / kOne;
-    const Tap x = bilinear_tap(column.x + row.x, g.W, g.border), y = bilinear_tap(column.y + row.y, g.H, g.border);
+    const BilinearTap x = bilinear_tap(column.x + row.x, g.W, g.border), y = bilinear_tap(column.y + row.y, g.H, g.border);
     const A ax = A(x.near) * kStep, bx = A(x.far) * kStep, ay = A(y.near) * kStep, by = A(y.far) * kStep;
     i = y.first, j = x.first, down = g.H > 1, right = g.W > 1;
     w00 = ay * ax, w01 = ay * bx, w10 = by * ax, w11 = by * bx;
