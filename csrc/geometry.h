@@ -86,6 +86,11 @@ EQUIFAST_HD inline Fixed sample_offset(double coefficient, double distance, doub
   return {static_cast<int32_t>(whole), static_cast<int32_t>((offset - whole) * kOne)};
 }
 
+// What a row or a column of pixels adds to the positions that they read.
+struct Offsets {
+  Fixed x, y;
+};
+
 // The two neighbours of a position along an axis, first and first + 1, and their bilinear weights in steps of 1 / kOne.
 struct BilinearTap {
   int32_t first, near, far;

@@ -1,5 +1,5 @@
-// Tiles of virtual images in shared memory, as words: of a member of an orbit, rotated or reflected while it is read,
-// or of a permuted gradient.
+// Stages tiles of images that are nowhere in memory into shared memory, as words: of a member of an orbit, which is
+// rotated or reflected while it is read, or of a permuted gradient.
 #pragma once
 
 #include "cuda/device/members.cuh"
@@ -7,34 +7,36 @@
 
 namespace equifast::cuda {
 
-// A permuted image: at + c · channel + i · down + j · right, and 0 outside its bounds.
+// A permuted image: pixel (c, i, j) lies at origin + c · channel + i · down + j · right, and it is 0 outside the
+// bounds.
 template <class T>
 struct StridedSource {
-  const T* at;
+  const T* origin;
   int64_t channel, down, right;
   int32_t first_i, end_i, first_j, end_j;
 
   __device__ T pixel(int32_t c, int32_t i, int32_t j) const {
     const bool inside = i >= first_i && i < end_i && j >= first_j && j < end_j;
-    return inside ? at[c * channel + i * down + j * right] : T{};
+    return inside ? origin[c * channel + i * down + j * right] : T{};
   }
 };
 
-// A member of the orbit of `image` that permutes its pixels.
+// The member of the orbit of `image` (H, W) whose element permutes its pixels.
 template <class T>
-__device__ StridedSource<T> exact_member(const Images& x, const T* image, int code, int32_t H, int32_t W) {
+__device__ StridedSource<T> exact_member(const StridedInput& x, const T* image, int code, int32_t H, int32_t W) {
   const ExactView view(code, {H, W, false}, x.h, x.w);
   return {image + view.origin, x.c, view.down, view.right, 0, H, 0, W};
 }
 
-// How far below the first row of a tile its n-th row lies in the source.
+// How many rows of the source row n of a tile lies below the first.
 __device__ inline int32_t source_row(const TileLayout& t, int32_t n) {
   if (!t.apart) return n;
   const int32_t row = t.by_kernel_rows.split(n);
   return n * t.stride + row * t.dilation;
 }
 
-// One of up to three nested loops, flattened: which index runs fastest follows the source's memory.
+// Stages a permuted image: the words (channels, rows, words) of a tile whose first pixel is (first_c, i0, j0). This is
+// three nested loops in one; which index runs fastest follows the memory of the source.
 template <class Product, class T>
 __device__ void stage(const TileLayout& t, const StridedSource<T>& source, int32_t first_c, int32_t channels,
                       int32_t i0, int32_t j0, typename Product::Word* tile) {
@@ -58,9 +60,9 @@ __device__ void stage(const TileLayout& t, const StridedSource<T>& source, int32
   }
 }
 
-// A member that interpolates, a number at a time. axes: of the tile's rows, and of its columns.
+// Stages a member that interpolates, a number at a time. axes: the offsets of the tile's rows, then of its columns.
 template <class Product, class T>
-__device__ void stage(const TileLayout& t, const Images& x, const T* image, const Grid& grid, const Offsets* axes,
+__device__ void stage(const TileLayout& t, const StridedInput& x, const T* image, const Grid& grid, const Offsets* axes,
                       int32_t first_c, int32_t channels, int32_t i0, int32_t j0, typename Product::Word* tile) {
   constexpr int kNumbers = Product::kNumbers;
 #pragma unroll 1
@@ -73,7 +75,7 @@ __device__ void stage(const TileLayout& t, const Images& x, const T* image, cons
     const Corners<Acc<T>> corners(axes[row], axes[t.rows + column], grid);
 #pragma unroll 1
     for (int32_t c = 0; c < t.channels; ++c) {
-      T pixel{};  // rounded as the member would be in memory
+      T pixel{};  // rounded, as it would be if the member were in memory
       if (inside && first_c + c < channels)
         pixel = narrow<T>(corners.of(Plane<T>{image + (first_c + c) * x.c, x.h, x.w}));
       Product::put(tile + c * t.plane + row * t.pitch + q, number, pixel);
@@ -81,15 +83,10 @@ __device__ void stage(const TileLayout& t, const Images& x, const T* image, cons
   }
 }
 
-// Columns that a tile reads: the second numbers of its words among them.
-EQUIFAST_HD inline int32_t columns_of(const TileLayout& t) { return t.dense ? 2 * t.words : t.words + t.pair; }
-
-// With room for what follows to be aligned.
-EQUIFAST_HD inline int64_t tile_words(const TileLayout& t) { return (int64_t(t.channels) * t.plane + 3) / 4 * 4; }
-
+// Lists the offsets of a tile's rows and columns, for an element that interpolates by m.
 __device__ inline void list_axes(const TileLayout& t, const Matrix& m, const Grid& g, int32_t i0, int32_t j0,
                                  Offsets* axes) {
-  for (int32_t n = threadIdx.x; n < t.rows + columns_of(t); n += kConvThreads)
+  for (int32_t n = threadIdx.x; n < t.rows + t.columns(); n += kConvThreads)
     axes[n] = n < t.rows ? row_offsets(m, g, i0 + source_row(t, n)) : column_offsets(m, g, j0 + n - t.rows);
 }
 

@@ -1,4 +1,4 @@
-// The gradients of scores and losses, a run of samples a block.
+// The gradients of scores and losses. A block has a run of samples.
 #pragma once
 
 #include "cuda/device/vectors.cuh"
@@ -6,11 +6,11 @@
 namespace equifast::cuda {
 namespace {
 
-constexpr int kColumns = 4;  // of a vector, that a thread holds at once
+constexpr int kColumns = 4;  // columns of a vector that a thread holds at once
 
-// By one warp, of each element: across and along in dv = across·r − along·v, from the gradients of all but the
-// contrastive loss; and along_reference in dr = Σ across·v − along_reference·r. All are 0 for a score that is not
-// finite, and throughout a sample that fell back, whose probabilities are NaN.
+// The gradients of all but the contrastive loss are dv = across·r − along·v for each vector v, and
+// dr = Σ across·v − along_reference·r for the reference r. One warp computes these factors. All are 0 for a score that
+// is not finite, and for a sample that fell back to the identity: its probabilities are NaN.
 template <class T>
 __device__ void score_gradients(const ScoreGradArgs& a, int64_t b, const Shared<Acc<T>>& s) {
   using A = Acc<T>;
@@ -33,11 +33,11 @@ __device__ void score_gradients(const ScoreGradArgs& a, int64_t b, const Shared<
   const A prior =
       a.grad_prior ? widen(*static_cast<const T*>(a.grad_prior)) * (prior_beta / static_cast<A>(a.B)) : A(0);
 
-  const A floor = kNormFloor<A>, m = sqrt(*s.reference_square), cm = at_least(m, floor);
+  const A floor = kNormFloor<A>, r_norm = sqrt(*s.reference_square), r_length = at_least(r_norm, floor);
   A along_reference = 0;
   for (int e = lane(); e < E; e += kLanes) {
-    const A p = probability(e), n = sqrt(s.square[e]), cn = at_least(n, floor);
-    const A score = a.cosine ? s.product[e] / (cn * cm) : s.product[e];
+    const A p = probability(e), v_norm = sqrt(s.square[e]), v_length = at_least(v_norm, floor);
+    const A score = a.cosine ? s.product[e] / (v_length * r_length) : s.product[e];
     s.across[e] = s.along[e] = 0;
     if (!(p == p && is_finite(score))) continue;
     A grad = 0;
@@ -45,28 +45,29 @@ __device__ void score_gradients(const ScoreGradArgs& a, int64_t b, const Shared<
     if (a.grad_probabilities.data) grad += beta * p * (at(a.grad_probabilities, e) - mean);
     if (a.grad_prior && activation(e) > A(-INFINITY))
       grad += (exp(logit(e) - all.top) / all.sum - A(e == target)) * prior;
-    s.across[e] = a.cosine ? grad / (cn * cm) : grad;
+    s.across[e] = a.cosine ? grad / (v_length * r_length) : grad;
     if (!a.cosine) continue;
-    if (n > floor) s.along[e] = grad * score / cn / cn;
-    if (m > floor) along_reference += grad * score / cm / cm;
+    if (v_norm > floor) s.along[e] = grad * score / v_length / v_length;
+    if (r_norm > floor) along_reference += grad * score / r_length / r_length;
   }
   along_reference = warp_sum(along_reference);
   if (lane() == 0) *s.along_reference = along_reference;
 }
 
-// Where a thread stands in a row of `count` columns: at column k and at each 32 further, as far as there are any.
-struct Places {
+// The columns of a thread in a row of `count`: column k and every 32nd after it; the last column, where there are no
+// more.
+struct Columns {
   int at[kColumns];
-  __device__ Places(int k, int count) {
+  __device__ Columns(int k, int count) {
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) at[i] = k + kLanes * i < count ? k + kLanes * i : count - 1;
   }
 };
 
-// Σ_h sign⟨v_e, v_h⟩·v_h, perhaps of unit vectors; `gram`: row e of the Gram matrix. A product that is not finite
-// counts as 0.
+// The sum Σ_h sign⟨v_e, v_h⟩·v_h in some columns, of unit vectors if they are normalized. gram: row e of the Gram
+// matrix. A product that is not finite counts as 0.
 template <class A>
-__device__ void towards(const Shared<A>& s, const A* __restrict__ gram, int E, int width, const Places& places,
+__device__ void towards(const Shared<A>& s, const A* __restrict__ gram, int E, int width, const Columns& columns,
                         A (&sum)[kColumns]) {
 #pragma unroll
   for (A& x : sum) x = 0;
@@ -74,13 +75,14 @@ __device__ void towards(const Shared<A>& s, const A* __restrict__ gram, int E, i
   for (int h = 0; h < E; ++h) {
     const A product = gram[h], sign = A(product > 0) - A(product < 0), factor = sign * s.unit[h];
     const A* v = s.tile + h * width;
-    if (sign != 0 && is_finite(product))  // else 0·∞
+    if (sign != 0 && is_finite(product))  // without this, 0·∞ would be NaN
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) sum[i] = fma(factor, v[places.at[i]], sum[i]);
+      for (int i = 0; i < kColumns; ++i) sum[i] = fma(factor, v[columns.at[i]], sum[i]);
   }
 }
 
-// ⟨towards, v_e⟩ of each row of unit vectors, for some columns: what normalisation takes away again, a multiple of v_e.
+// Adds up radial = ⟨towards, v_e⟩ over some columns, for every vector v_e. Since vectors are normalized, that much of
+// v_e is taken away from its gradient.
 template <class T>
 __device__ void add_radial(const Orbit<T>& o, const Shared<Acc<T>>& s, const Acc<T>* gram, int64_t start) {
   using A = Acc<T>;
@@ -89,22 +91,22 @@ __device__ void add_radial(const Orbit<T>& o, const Shared<Acc<T>>& s, const Acc
     const A* v = s.tile + e * o.width;
     A product = 0;
     for (int k = lane(); k < count; k += kLanes * kColumns) {
-      const Places places(k, count);
+      const Columns columns(k, count);
       A sum[kColumns];
-      towards(s, gram + int64_t(e) * o.E, o.E, o.width, places, sum);
+      towards(s, gram + int64_t(e) * o.E, o.E, o.width, columns, sum);
 #pragma unroll
       for (int i = 0; i < kColumns; ++i)
-        if (k + kLanes * i < count) product += times(sum[i], v[places.at[i]]);
+        if (k + kLanes * i < count) product += times(sum[i], v[columns.at[i]]);
     }
     product = warp_sum(product);
     if (lane() == 0) s.radial[e] = start > 0 ? s.radial[e] + product : product;
   }
 }
 
-// The gradient of some columns of each vector. `apart`: of each product in the contrastive loss, whatever its sign.
+// Writes the gradient of some columns of each vector. pair_grad: the gradient of |⟨v_e, v_h⟩| in the contrastive loss.
 template <class T, bool kScores, bool kContrastive>
 __device__ void write_gradient(const ScoreGradArgs& a, const Orbit<T>& o, const Shared<Acc<T>>& s, int64_t b,
-                               int64_t start, bool contrastive, Acc<T> apart) {
+                               int64_t start, bool contrastive, Acc<T> pair_grad) {
   using A = Acc<T>;
   const int count = o.columns(start);
   const A* gram = static_cast<const A*>(a.gram) + b * o.E * o.E;
@@ -112,30 +114,30 @@ __device__ void write_gradient(const ScoreGradArgs& a, const Orbit<T>& o, const 
     const A* v = s.tile + e * o.width;
     T* out = static_cast<T*>(a.grad_vectors) + (e * a.B + b) * o.d + start;
     const A across = kScores ? s.across[e] : A(0);
-    A along = kScores ? s.along[e] : A(0), pull = apart;
+    A along = kScores ? s.along[e] : A(0), pull = pair_grad;
     if (kContrastive && contrastive && a.normalize) {
       const A length = sqrt(s.square[e]);
       pull = is_finite(length) ? pull * s.unit[e] : A(0);
       if (length > kUnitFloor<A>) along += times(pull, s.radial[e] * s.unit[e] * s.unit[e]);
     }
     for (int k = lane(); k < count; k += kLanes * kColumns) {
-      const Places places(k, count);
+      const Columns columns(k, count);
       A sum[kColumns];
-      if (kContrastive && contrastive) towards(s, gram + int64_t(e) * o.E, o.E, o.width, places, sum);
+      if (kContrastive && contrastive) towards(s, gram + int64_t(e) * o.E, o.E, o.width, columns, sum);
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {
-        const int at = k + kLanes * i;
-        if (at >= count) continue;
-        A grad = kScores ? times(across, widen(o.reference[start + at])) : A(0);
-        grad -= times(along, v[at]);
+        const int column = k + kLanes * i;
+        if (column >= count) continue;
+        A grad = kScores ? times(across, widen(o.reference[start + column])) : A(0);
+        grad -= times(along, v[column]);
         if (kContrastive && contrastive) grad = fma(pull, sum[i], grad);
-        out[at] = narrow<T>(grad);
+        out[column] = narrow<T>(grad);
       }
     }
   }
 }
 
-// Adds to the block's partial gradient of the reference, of which a thread always takes the same columns.
+// Adds some columns to the block's partial gradient of the reference. A column always belongs to the same thread.
 template <class T>
 __device__ void add_reference_gradient(const ScoreGradArgs& a, const Orbit<T>& o, const Shared<Acc<T>>& s,
                                        int64_t start, bool first) {
@@ -146,25 +148,30 @@ __device__ void add_reference_gradient(const ScoreGradArgs& a, const Orbit<T>& o
     A sum = first ? A(0) : partial[k];
 #pragma unroll 4
     for (int e = 0; e < o.E; ++e)
-      if (s.across[e] != 0) sum = fma(s.across[e], s.tile[e * o.width + k], sum);  // else 0·∞
+      if (s.across[e] != 0) sum = fma(s.across[e], s.tile[e * o.width + k], sum);  // without this, 0·∞ would be NaN
     sum -= times(*s.along_reference, widen(o.reference[start + k]));
     partial[k] = sum;
   }
 }
 
-// The gradients that a block's run of samples gives. Where a sample's vectors fit, they are read once.
+// The gradients of a block's run of samples. Where all columns of a sample's vectors fit in the tile, they are read
+// once.
+//
+// 1. Read the vectors of a sample, and measure them.
+// 2. Compute the factors of the gradients: of scores, and of normalisation.
+// 3. Write the gradient of some columns of the vectors after others, and add to the partial gradient of the reference.
 template <class T, bool kScores, bool kContrastive>
 __device__ void backward(const ScoreGradArgs& a) {
   using A = Acc<T>;
   const int64_t run = samples_per_block(a.B), first = blockIdx.x * run;
   const bool contrastive = kContrastive && a.grad_contrastive;
-  A apart = 0;
+  A pair_grad = 0;
   if (contrastive)
-    apart = 2 * widen(*static_cast<const T*>(a.grad_contrastive)) / static_cast<A>(a.E * a.E) / static_cast<A>(a.B);
+    pair_grad = 2 * widen(*static_cast<const T*>(a.grad_contrastive)) / static_cast<A>(a.E * a.E) / static_cast<A>(a.B);
   for (int64_t b = first; b < first + run && b < a.B; ++b) {
     const Orbit<T> o(a, b, kScores);
     const Shared<A> s(o.E, o.width);
-    if (b > first) __syncthreads();  // until all are done with the last sample
+    if (b > first) __syncthreads();  // until all threads are done with the last sample
     read_rows<true>(o, s, 0, o.d, o.whole());
     __syncthreads();
     if (kScores && warp() == 0) score_gradients<T>(a, b, s);
@@ -172,7 +179,7 @@ __device__ void backward(const ScoreGradArgs& a) {
       s.unit[e] = a.normalize ? 1 / at_least(sqrt(s.square[e]), kUnitFloor<A>) : A(1);
     __syncthreads();
 
-    // The vectors again, some columns after others.
+    // Calls f(start) for some columns of the vectors after others, with those columns in the tile.
     const auto each_tile = [&](auto f) {
       for (int64_t start = 0; start < o.d; start += o.width) {
         if (!o.whole()) {
@@ -187,24 +194,31 @@ __device__ void backward(const ScoreGradArgs& a) {
       const A* gram = static_cast<const A*>(a.gram) + b * o.E * o.E;
       if (contrastive && a.normalize) {
         each_tile([&](int64_t start) { add_radial(o, s, gram, start); });
-        __syncwarp();  // for radial: a row stays with its warp
+        __syncwarp();  // for `radial`: the warp that reads it has written it
       }
     }
     each_tile([&](int64_t start) {
-      write_gradient<T, kScores, kContrastive>(a, o, s, b, start, contrastive, apart);
+      write_gradient<T, kScores, kContrastive>(a, o, s, b, start, contrastive, pair_grad);
       if constexpr (kScores) add_reference_gradient(a, o, s, start, b == first);
     });
   }
 }
 
-// As much as leaves room for a second block.
+// A tile has all columns if that leaves room for a second block on the multiprocessor, whose blocks each take 1024
+// bytes more than they ask for.
 template <class T>
 void launch_backward(const char* name, void (*kernel)(ScoreGradArgs), const ScoreGradArgs& a, Stream stream) {
   launch_on_orbits<T>(name, kernel, grad_blocks(a.B), a, device().shared / 2 - 1024, stream);
 }
 
 inline void sum_reference_gradient(const ScoreGradArgs& a, Stream stream) {
-  sum_parts({a.dtype, grad_blocks(a.B), a.d, a.partial, 1, a.grad_reference}, stream);
+  sum_parts({.dtype = a.dtype,
+             .parts = grad_blocks(a.B),
+             .n = a.d,
+             .partial = a.partial,
+             .scale = 1,
+             .out = a.grad_reference},
+            stream);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Scores, choice and losses from one reading of the vectors.
+// Scores, choice and losses, from one reading of the vectors.
 #pragma once
 
 #include "cuda/device/vectors.cuh"
@@ -6,8 +6,9 @@
 namespace equifast::cuda {
 namespace {
 
-// By one warp: probabilities and the lowest id of the maximum. A score of −∞ masks its element; a sample with NaN or +∞
-// among its scores as returned, in their dtype, or with −∞ alone, gets the identity and NaN probabilities.
+// Writes activations, probabilities and the id of the largest score, the lowest of several. One warp does it. A score
+// of −∞ masks its element. A sample with a score of NaN or +∞, or with scores of −∞ alone, gets the identity and NaN
+// probabilities. What decides that are the scores as they are returned, in dtype T.
 template <class T>
 __device__ void choose(const ScoreArgs& a, int64_t b, const Acc<T>* score) {
   using A = Acc<T>;
@@ -23,9 +24,9 @@ __device__ void choose(const ScoreArgs& a, int64_t b, const Acc<T>* score) {
   }
   const bool usable = warp_sum(unusable) == 0 && warp_sum(unmasked) > 0;
   for (int step = kLanes / 2; step > 0; step /= 2) {
-    const A other = __shfl_xor_sync(kAll, best, step);
-    const int other_id = __shfl_xor_sync(kAll, id, step);
-    if (other > best || (other == best && other_id < id)) best = other, id = other_id;
+    const A partner = __shfl_xor_sync(kAll, best, step);
+    const int partner_id = __shfl_xor_sync(kAll, id, step);
+    if (partner > best || (partner == best && partner_id < id)) best = partner, id = partner_id;
   }
   const auto logit = [&](int e) { return logit_of(score[e], beta); };
   const Exponentials<A> all(E, logit);
@@ -37,7 +38,8 @@ __device__ void choose(const ScoreArgs& a, int64_t b, const Acc<T>* score) {
   if (lane() == 0) a.element[b] = usable ? id : 0;
 }
 
-// By one warp: cross entropy of the activations as returned. NaN where the target is no element.
+// The cross entropy of the activations, as they are returned, with the target. NaN if the target is no element. One
+// warp computes it.
 template <class T>
 __device__ Acc<T> prior_loss(const ScoreArgs& a, int64_t b, const Acc<T>* score) {
   using A = Acc<T>;
@@ -49,7 +51,7 @@ __device__ Acc<T> prior_loss(const ScoreArgs& a, int64_t b, const Acc<T>* score)
   return log(all.sum) + (all.top - chosen);
 }
 
-// By one warp: scores from what was measured, and what follows from them.
+// Writes the scores, from the inner products that were measured, and what follows from them. One warp does it.
 template <class T>
 __device__ void write_scores(const ScoreArgs& a, int64_t b, const Shared<Acc<T>>& s, bool prior) {
   using A = Acc<T>;
@@ -63,8 +65,8 @@ __device__ void write_scores(const ScoreArgs& a, int64_t b, const Shared<Acc<T>>
   if (lane() == 0) static_cast<A*>(a.partial_prior)[b] = loss;
 }
 
-// Adds the products in some columns to the Gram matrix, of which the lower half will do until the last of them. Returns
-// what the thread saw of Σ|⟨v_e, v_h⟩|, at last.
+// Adds the inner products of some columns to the Gram matrix: to its lower half, which the last columns mirror. With
+// the last columns, also returns what this thread has of Σ |⟨v_e, v_h⟩|. A warp has four products of one row at a time.
 template <class T>
 __device__ Acc<T> add_products(const Orbit<T>& o, const Shared<Acc<T>>& s, Acc<T>* gram, int64_t start,
                                bool normalize) {
@@ -73,34 +75,39 @@ __device__ Acc<T> add_products(const Orbit<T>& o, const Shared<Acc<T>>& s, Acc<T
   const bool last = start + count >= o.d;
   A total = 0;
   for (int e = warp(); e < o.E; e += warps()) {
-    A* const mine = gram + int64_t(e) * o.E;
+    A* const gram_row = gram + int64_t(e) * o.E;
     const A length = normalize ? at_least(sqrt(s.square[e]), kUnitFloor<A>) : A(1);
-    if (lane() == 0) mine[e] = 0;
+    if (lane() == 0) gram_row[e] = 0;
     for (int h = 0; h < e; h += 4) {
       const A* __restrict__ v = s.tile + e * o.width;
-      const A* others[4];
+      const A* rows[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) others[i] = s.tile + (h + i < e ? h + i : e) * o.width;
+      for (int i = 0; i < 4; ++i) rows[i] = s.tile + (h + i < e ? h + i : e) * o.width;
       A sums[4] = {};
       for (int k = lane(); k < count; k += kLanes)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sums[i] = fma(v[k], others[i][k], sums[i]);
+        for (int i = 0; i < 4; ++i) sums[i] = fma(v[k], rows[i][k], sums[i]);
       A product = warp_sums(sums);
-      const int other = h + lane() / 8;
-      if (lane() % 8 != 0 || other >= e) continue;
-      if (start > 0) product += mine[other];
+      const int column = h + lane() / 8;
+      if (lane() % 8 != 0 || column >= e) continue;
+      if (start > 0) product += gram_row[column];
       if (last) {
-        if (normalize) product = product / length / at_least(sqrt(s.square[other]), kUnitFloor<A>);
-        gram[int64_t(other) * o.E + e] = product;
+        if (normalize) product = product / length / at_least(sqrt(s.square[column]), kUnitFloor<A>);
+        gram[int64_t(column) * o.E + e] = product;
         total += 2 * fabs(product);
       }
-      mine[other] = product;
+      gram_row[column] = product;
     }
   }
   return total;
 }
 
-// Everything that an op takes from the vectors of sample blockIdx.x.
+// Everything that an op computes from the vectors of sample blockIdx.x.
+//
+// 1. Read the vectors, and measure them. For the contrastive loss, read some columns after others, which add to the
+//    Gram matrix.
+// 2. Sum the loss over the block.
+// 3. Write scores, probabilities and choice.
 template <class T, bool kScores, bool kContrastive>
 __device__ void forward(const ScoreArgs& a) {
   using A = Acc<T>;
@@ -112,7 +119,7 @@ __device__ void forward(const ScoreArgs& a) {
     A* gram = static_cast<A*>(a.gram) + b * o.E * o.E;
     int64_t start = 0;
     do {
-      if (start > 0) __syncthreads();  // until all have read the tile
+      if (start > 0) __syncthreads();  // until all threads have read the tile
       read_rows<true>(o, s, start, o.columns(start), true);
       __syncthreads();
       total += add_products(o, s, gram, start, a.normalize);
@@ -138,9 +145,15 @@ void launch_forward(const char* name, void (*kernel)(ScoreArgs), const ScoreArgs
   launch_on_orbits<T>(name, kernel, a.B, a, tile ? kTile : 0, stream);
 }
 
-// The mean of a loss from what each sample adds to it.
+// The mean of a loss, from what each sample adds to it.
 inline void mean_loss(const ScoreArgs& a, const void* partial, int64_t terms, void* loss, Stream stream) {
-  sum_parts({a.dtype, a.B, 1, partial, 1.0 / static_cast<double>(a.B * terms), loss}, stream);
+  sum_parts({.dtype = a.dtype,
+             .parts = a.B,
+             .n = 1,
+             .partial = partial,
+             .scale = 1.0 / static_cast<double>(a.B * terms),
+             .out = loss},
+            stream);
 }
 
 }  // namespace

@@ -19,13 +19,13 @@ __global__ void __launch_bounds__(kMaxThreads, kBlocks<T>)
 
 }  // namespace
 
-void contrastive_loss(const ScoreArgs& a, Stream stream) {
+void launch_contrastive_loss(const ScoreArgs& a, Stream stream) {
   visit(a.dtype,
         [&]<class T>(T) { launch_forward<T>("contrastive_loss", contrastive_loss_kernel<T>, a, true, stream); });
   mean_loss(a, a.partial_contrastive, a.E * a.E, a.contrastive, stream);
 }
 
-void contrastive_loss_backward(const ScoreGradArgs& a, Stream stream) {
+void launch_contrastive_loss_backward(const ScoreGradArgs& a, Stream stream) {
   visit(a.dtype, [&]<class T>(T) {
     launch_backward<T>("contrastive_loss_backward", contrastive_loss_backward_kernel<T>, a, stream);
   });

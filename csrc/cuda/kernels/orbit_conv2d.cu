@@ -1,17 +1,15 @@
-// orbit_conv2d and its input gradient: each block stages a tile of a member, already rotated or reflected, and
-// multiplies from there; the orbit is never in global memory.
-#include <algorithm>
-#include <numeric>
-#include <stdexcept>
-
+// orbit_conv2d and its input gradient. A block stages a tile of a member in shared memory, already rotated or
+// reflected, and multiplies from there: the orbit is never in global memory.
 #include "cuda/device/stage.cuh"
+#include "cuda/runtime/conv_plan.h"
 
 namespace equifast::cuda {
 namespace {
 
+// GELU by erf and SiLU, as torch computes them. NaN stays NaN.
 __device__ float activated(float v, Activation activation) {
   switch (activation) {
-    case Activation::relu: return v < 0 ? 0 : v;  // NaN stays
+    case Activation::relu: return v < 0 ? 0 : v;
     case Activation::gelu: return v * 0.5f * (1 + erff(v * 0.70710678118654752f));
     case Activation::silu: return v / (1 + expf(-v));
     case Activation::none: break;
@@ -28,11 +26,12 @@ __device__ double activated(double v, Activation activation) {
   return v;
 }
 
-// What a block makes: a tile of places, some columns, of one image and, but for gradients, one element.
-struct Part {
+// What a block computes: a tile of places at (y, x) and a block of columns, for image b and, but for gradients, element
+// e.
+struct BlockPart {
   int32_t columns, y, x, b, e;
 
-  __device__ explicit Part(const ConvArgs& a) {
+  __device__ explicit BlockPart(const ConvArgs& a) {
     int32_t rest = blockIdx.x;
     columns = a.column_blocks.split(rest);
     x = a.tiles_x.split(rest) << a.tile_shift;
@@ -42,63 +41,54 @@ struct Part {
   }
 };
 
-// The outputs that cells along the source's rows and columns read of one member.
-struct CellAxes {
-  Permutation permutation;
-  Axis i, j;
-
-  EQUIFAST_HD CellAxes(const ConvArgs& a, int code)
-      : permutation(code),
-        i(permutation.transposed ? a.columns : a.rows, a.cell_h, permutation.reverse_row),
-        j(permutation.transposed ? a.rows : a.columns, a.cell_w, permutation.reverse_col) {}
-};
-
-// A virtual image, where a block's tile begins in it, and how far places are apart there.
+// An image that is nowhere in memory, where a block's tile begins in it, and how far apart places are there.
 template <class T>
 struct View {
   StridedSource<T> source;
   int32_t i0, j0, step_i, step_j;
 };
 
-// The image that an exact element makes.
+// The member of an exact element.
 template <class T>
-__device__ View<T> view_of_member(const ConvArgs& a, const Part& part, int code) {
+__device__ View<T> view_of_member(const ConvArgs& a, const BlockPart& part, int code) {
   const T* image = static_cast<const T*>(a.in.data) + part.b * a.in.n;
   return {exact_member(a.in, image, code, a.in_h, a.in_w), part.y * a.rows.stride - a.rows.padding,
           part.x * a.columns.stride - a.columns.padding, a.rows.stride, a.columns.stride};
 }
 
-// Position v along an axis is output least + v, or most − v, of `size`.
+// Position v along an axis of the product's kernel is output min_offset + v; or max_offset − v, where the member counts
+// down. Moves `origin` to position 0, and returns the step and the bounds of positions that are outputs.
 template <class T>
-__device__ void follow(const Axis& axis, int64_t stride, int32_t size, const T*& at, int64_t& step, int32_t& first,
+__device__ void follow(const Axis& axis, int64_t stride, int32_t size, const T*& origin, int64_t& step, int32_t& first,
                        int32_t& end) {
-  at += (axis.reversed ? axis.most : axis.least) * stride;
+  origin += (axis.reversed ? axis.max_offset : axis.min_offset) * stride;
   step = axis.reversed ? -stride : stride;
-  first = axis.reversed ? axis.most - size + 1 : -axis.least;
+  first = axis.reversed ? axis.max_offset - size + 1 : -axis.min_offset;
   end = first + size;
 }
 
-// The gradient of what element e made, turned back.
+// The gradient of the member of element e, turned back.
 template <class T>
-__device__ View<T> view_of_gradient(const ConvArgs& a, const Part& part, int64_t e, int code) {
+__device__ View<T> view_of_gradient(const ConvArgs& a, const BlockPart& part, int64_t e, int code) {
   const CellAxes axes(a, code);
-  const bool turned = axes.permutation.transposed;
+  const bool transposed = axes.permutation.transposed;
   StridedSource<T> s = {};
-  s.at = static_cast<const T*>(a.in.data) + (e * a.batch + part.b) * a.in.n;
+  s.origin = static_cast<const T*>(a.in.data) + (e * a.batch + part.b) * a.in.n;
   s.channel = a.in.c;
-  follow(axes.i, turned ? a.in.w : a.in.h, turned ? a.in_w : a.in_h, s.at, s.down, s.first_i, s.end_i);
-  follow(axes.j, turned ? a.in.h : a.in.w, turned ? a.in_h : a.in_w, s.at, s.right, s.first_j, s.end_j);
-  return {s, part.y * axes.i.step, part.x * axes.j.step, axes.i.step, axes.j.step};
+  follow(axes.i, transposed ? a.in.w : a.in.h, transposed ? a.in_w : a.in_h, s.origin, s.down, s.first_i, s.end_i);
+  follow(axes.j, transposed ? a.in.h : a.in.w, transposed ? a.in_h : a.in_w, s.origin, s.right, s.first_j, s.end_j);
+  return {s, part.y * axes.i.outputs_per_cell, part.x * axes.j.outputs_per_cell, axes.i.outputs_per_cell,
+          axes.j.outputs_per_cell};
 }
 
-// Of a pass whose first row of the kernel is `first_row`.
+// Lists the taps of one pass; first_row is the kernel row it starts at.
 template <class Product>
-__device__ void list_taps(const ConvArgs& a, int32_t first_row, Tap* taps) {
+__device__ void list_taps(const ConvArgs& a, int32_t first_row, WordTap* taps) {
   const TileLayout& t = a.tile;
   for (int32_t w = threadIdx.x; w < 8 * t.steps; w += kConvThreads) {
     int32_t c = w;
     const int32_t q = t.by_kernel_words.split(c), row = t.by_kernel_rows.split(c);
-    Tap tap = {0, 0};
+    WordTap tap = {0, 0};
     if (c < t.channels && first_row + row < a.kernel_h) {
       const int32_t column = q * Product::kNumbers * a.dilation_w;
       const int32_t word = c * t.plane + row * (t.apart ? 1 : a.dilation_h) * t.pitch + (t.dense ? column / 2 : column);
@@ -109,17 +99,18 @@ __device__ void list_taps(const ConvArgs& a, int32_t first_row, Tap* taps) {
   }
 }
 
-// What the product sums to, through shared memory: neighbours in memory are written together.
+// Writes the sums of the product to the output. They go through shared memory, so that neighbours in memory are written
+// together.
 template <class Product, class Out>
-__device__ void write(const ConvArgs& a, const Part& part, const Product& product) {
+__device__ void write(const ConvArgs& a, const BlockPart& part, const Product& product) {
   using Sum = typename Product::Sum;
-  constexpr int kPitch = Product::kRows + 4;  // no two of a warp's sums in one bank
+  constexpr int kPitch = sums_pitch(Product::kRows);
   Sum* sums = shared_memory<Sum>();
   product.each([&](int m, int n, Sum v) { sums[n * kPitch + m] = v; });
   __syncthreads();
   const auto* bias = static_cast<const typename Product::Pixel*>(a.bias);
-  Out* out = static_cast<Out*>(a.out) + (a.gradient ? part.b : int64_t(part.e) * a.batch + part.b) * a.on;
-  const bool by_column = a.oc == 1;
+  Out* out = static_cast<Out*>(a.out.data) + (a.gradient ? part.b : int64_t(part.e) * a.batch + part.b) * a.out.n;
+  const bool by_column = a.out.c == 1;
   for (int32_t k = threadIdx.x; k < Product::kColumns * Product::kRows; k += kConvThreads) {
     const int32_t m = by_column ? k / Product::kColumns : k % Product::kRows;
     const int32_t n = by_column ? k % Product::kColumns : k / Product::kRows;
@@ -130,23 +121,29 @@ __device__ void write(const ConvArgs& a, const Part& part, const Product& produc
     if (y >= a.tile_h || c >= a.out_channels || i >= a.out_h || j >= a.out_w) continue;
     Sum v = sums[n * kPitch + m];
     if (bias) v += Sum(widen(bias[c]));
-    out[c * a.oc + i * a.oh + j * a.ow] = narrow<Out>(activated(v, a.activation));
+    out[c * a.out.c + i * a.out.h + j * a.out.w] = narrow<Out>(activated(v, a.activation));
   }
 }
 
+// A block computes its part of the output, for one element; or for gradients, summed over the elements of one base.
+//
+// 1. Find the element's image, and where the block's places lie in it.
+// 2. For every pass over channels and kernel rows: list the taps, stage the tile, and multiply it by the packed
+// weights.
+// 3. Write the sums, with bias and activation.
 template <class Product, bool kGradient>
 __global__ void __launch_bounds__(kConvThreads, Product::kBlocks) convolve_kernel(const __grid_constant__ ConvArgs a) {
   using T = typename Product::Pixel;
   using Word = typename Product::Word;
   const TileLayout& t = a.tile;
-  const Part part(a);
-  Tap* taps = shared_memory<Tap>();
+  const BlockPart part(a);
+  WordTap* taps = shared_memory<WordTap>();
   Word* tile = reinterpret_cast<Word*>(taps + 8 * t.steps);
-  Offsets* axes = reinterpret_cast<Offsets*>(tile + tile_words(t));
+  Offsets* axes = reinterpret_cast<Offsets*>(tile + t.size());
   Product product;
   const Grid grid = {a.in_h, a.in_w, a.table.border};
   for (int32_t e = kGradient ? 0 : part.e; e < (kGradient ? a.table.order : part.e + 1); ++e) {
-    const Action action = a.table.row(e);
+    const Action action = a.table.action(e);
     if (kGradient && !(action.base == a.base)) continue;
     const bool interpolates = !kGradient && !action.exact();
     const View<T> view = kGradient ? view_of_gradient<T>(a, part, e, action.code)
@@ -175,19 +172,24 @@ __global__ void __launch_bounds__(kConvThreads, Product::kBlocks) convolve_kerne
     }
   }
   __syncthreads();
-  if (kGradient && a.wide_out) write<Product, typename Product::Sum>(a, part, product);
+  if (kGradient && a.out_is_sum) write<Product, typename Product::Sum>(a, part, product);
   else write<Product, T>(a, part, product);
 }
 
-// The weights, as products read them: one thread a word. The order of blocks is that of convolve_kernel.
+// Packs the weights in the order in which products read them, one word for each thread. For the input gradient, every
+// element has weights of its own: each pixel of a cell (a column) reads other taps of the kernel.
+//
+// 1. Find the thread's word: its block of columns, pass and element, as in convolve_kernel, then its column and place
+// there.
+// 2. Find the numbers of the word in the weight, and write them; zeros where there are none.
 template <class Product, bool kGradient>
 __global__ void __launch_bounds__(kConvThreads) pack_kernel(const __grid_constant__ ConvArgs a) {
   using T = typename Product::Pixel;
   const TileLayout& t = a.tile;
-  const auto* weight = static_cast<const T*>(a.weight);
+  const auto* weight = static_cast<const T*>(a.weight.data);
   const int64_t words = 8 * t.steps, block = words * Product::kColumns;
-  const int64_t at = int64_t(blockIdx.x) * kConvThreads + threadIdx.x;
-  const int64_t outer = at / block, inner = at % block;
+  const int64_t thread = int64_t(blockIdx.x) * kConvThreads + threadIdx.x;
+  const int64_t outer = thread / block, inner = thread % block;
   int32_t rest = static_cast<int32_t>(outer);
   const int32_t columns = a.column_blocks.split(rest);
   const int32_t pass = rest % t.passes, e = rest / t.passes;
@@ -201,7 +203,7 @@ __global__ void __launch_bounds__(kConvThreads) pack_kernel(const __grid_constan
   int32_t column = columns * Product::kColumns + n;
   const int32_t fj = a.by_cell_w.split(column), fi = a.by_cell_h.split(column);
   const bool exists = w < t.channels && c < a.in_channels && row < a.kernel_h && column < a.out_channels;
-  const Action action = kGradient ? a.table.row(e) : Action{};
+  const Action action = kGradient ? a.table.action(e) : Action{};
   const CellAxes axes(a, action.code);
   T value[2] = {};
   for (int k = 0; k < Product::kNumbers; ++k) {
@@ -216,127 +218,24 @@ __global__ void __launch_bounds__(kConvThreads) pack_kernel(const __grid_constan
       from_n = c, from_c = column;
       kernel_i = transposed ? along_j : along_i, kernel_j = transposed ? along_i : along_j;
     }
-    value[k] = weight[from_n * a.wn + from_c * a.wc + kernel_i * a.wh + kernel_j * a.ww];
+    value[k] = weight[from_n * a.weight.n + from_c * a.weight.c + kernel_i * a.weight.h + kernel_j * a.weight.w];
   }
   static_cast<typename Product::Word*>(a.packed)[to] = Product::word(value[0], value[1]);
 }
 
-template <class Product>
-int64_t shared_bytes(const ConvArgs& a) {
-  const TileLayout& t = a.tile;
-  const int64_t tile = 8 * t.steps * sizeof(Tap) + tile_words(t) * sizeof(typename Product::Word) +
-                       (a.table.interpolates ? (t.rows + columns_of(t)) * sizeof(Offsets) : 0);
-  return std::max<int64_t>(tile, Product::kColumns * (Product::kRows + 4) * sizeof(typename Product::Sum));
-}
-
-int64_t blocks(const ConvArgs& a) {
-  return int64_t(a.column_blocks.divisor) * a.tiles_x.divisor * a.tiles_y.divisor * a.batch *
-         (a.gradient ? 1 : a.table.order);
-}
-
-template <class Product>
-int64_t packed_words(const ConvArgs& a) {
-  return int64_t(a.gradient ? a.table.order : 1) * a.tile.passes * a.column_blocks.divisor * 8 * a.tile.steps *
-         Product::kColumns;
-}
-
-// The least power of two that is at least n, as its exponent.
-int32_t exponent(int64_t n) {
-  int32_t e = 0;
-  while ((int64_t(1) << e) < n) ++e;
-  return e;
-}
-
-// The largest tile that fits, and as many channels and rows of the kernel at once as leave room for other blocks.
-template <class Product>
-void plan_tile(ConvArgs& a) {
-  TileLayout& t = a.tile;
-  const int64_t most = device().shared, wanted = std::min<int64_t>(most, 40 << 10);
-  const int32_t grid_h = ceil_div(a.out_h, a.cell_h), grid_w = ceil_div(a.out_w, a.cell_w);
-  // Along an axis of a gradient, how far cells are apart depends on the member.
-  const int32_t step_h = a.gradient ? a.cell_h / std::min(a.rows.stride, a.columns.stride) : a.rows.stride;
-  const int32_t step_w = a.gradient ? a.cell_w / std::min(a.rows.stride, a.columns.stride) : a.columns.stride;
-  t.dense = Product::kNumbers > 1 && !a.gradient && step_w % 2 == 0 && a.dilation_w == 1;
-  t.pair = Product::kNumbers > 1 ? a.dilation_w : 0;
-  t.kernel_words = ceil_div(a.kernel_w, Product::kNumbers);
-  a.tile_shift = std::min(exponent(grid_w), std::min(exponent(Product::kRows), 4));
-  a.tile_h = std::min(Product::kRows >> a.tile_shift, grid_h);
-
-  const auto lay_out = [&](int32_t channels, int32_t kernel_rows) {
-    t.channels = channels, t.kernel_rows = kernel_rows;
-    t.rows = (a.tile_h - 1) * step_h + (kernel_rows - 1) * a.dilation_h + 1;
-    t.apart = !a.gradient && a.tile_h * kernel_rows < t.rows;
-    if (t.apart) t.rows = a.tile_h * kernel_rows;
-    const int32_t columns =
-        ((1 << a.tile_shift) - 1) * step_w + (t.kernel_words * Product::kNumbers - 1) * a.dilation_w + 1;
-    t.words = t.dense ? ceil_div(columns, 2) : columns - t.pair;
-    t.pitch = t.words | 1;  // odd: rows are written side by side without conflicts
-    t.plane = (t.pitch * t.rows) | 1;
-    t.steps = ceil_div(channels * kernel_rows * t.kernel_words, 8);
-    return shared_bytes<Product>(a);
-  };
-  int32_t channels = std::max(a.in_channels, 1), kernel_rows = a.kernel_h;
-  t.stride = a.rows.stride, t.dilation = a.rows.dilation;
-  while (channels > 1 && lay_out(channels, kernel_rows) > wanted) channels = ceil_div(channels, 2);
-  // Fewer rows of the kernel take less memory only where those of places are apart.
-  while (kernel_rows > 1 && a.rows.stride >= a.rows.kernel && lay_out(channels, kernel_rows) > wanted)
-    kernel_rows = ceil_div(kernel_rows, 2);
-  while (lay_out(channels, kernel_rows) > most) {
-    if (a.tile_h > 1 && (a.tile_shift == 0 || a.tile_h >= 1 << a.tile_shift)) a.tile_h = ceil_div(a.tile_h, 2);
-    else if (a.tile_shift > 0) --a.tile_shift;
-    else if (kernel_rows > 1) kernel_rows = ceil_div(kernel_rows, 2);
-    else throw std::invalid_argument("orbit_conv2d: a row of the kernel does not fit in shared memory");
-  }
-  t.row_passes = ceil_div(a.kernel_h, kernel_rows);
-  t.passes = ceil_div(a.in_channels, channels) * t.row_passes;
-  t.by_channels = Divider(t.channels), t.by_rows = Divider(t.rows), t.by_words = Divider(t.words);
-  t.by_kernel_rows = Divider(t.kernel_rows), t.by_kernel_words = Divider(t.kernel_words);
-  a.tiles_x = Divider(ceil_div(grid_w, 1 << a.tile_shift)), a.tiles_y = Divider(ceil_div(grid_h, a.tile_h));
-  a.column_blocks = Divider(ceil_div<int64_t>(a.columns_of_product, Product::kColumns));
-}
-
 template <class Product, bool kGradient>
-void run(const ConvArgs& a, Stream stream) {
-  launch("orbit_conv2d: pack", pack_kernel<Product, kGradient>,
-         ceil_div<int64_t>(packed_words<Product>(a), kConvThreads), kConvThreads, 0, stream, a);
-  launch("orbit_conv2d", convolve_kernel<Product, kGradient>, blocks(a), kConvThreads, shared_bytes<Product>(a), stream,
-         a);
+void launch_both(const ConvPlan& plan, Stream stream) {
+  launch("orbit_conv2d: pack", pack_kernel<Product, kGradient>, ceil_div<int64_t>(plan.packed_words, kConvThreads),
+         kConvThreads, 0, stream, plan.args);
+  launch("orbit_conv2d", convolve_kernel<Product, kGradient>, plan.blocks, kConvThreads, plan.shared_bytes, stream,
+         plan.args);
 }
 
 }  // namespace
 
-void plan(ConvArgs& a) {
-  a.cell_h = a.cell_w = 1;
-  a.kernel_h = a.rows.kernel, a.kernel_w = a.columns.kernel;
-  a.dilation_h = a.rows.dilation, a.dilation_w = a.columns.dilation;
-  if (a.gradient) {
-    // Cells of whole strides, whichever way a member is turned, and of enough pixels to fill the columns of a product.
-    int32_t h = a.rows.stride, w = a.columns.stride;
-    if (a.rows.size == a.columns.size) h = w = std::lcm(h, w);
-    int32_t scale = 1;
-    while (a.out_channels * h * w * scale * scale < 12) scale *= 2;
-    a.cell_h = h * scale, a.cell_w = w * scale;
-    a.kernel_h = a.kernel_w = a.dilation_h = a.dilation_w = 1;
-    for (const int code : {0, 1, 2, 3, 4, 5, 6, 7}) {
-      if (code & 1 && a.rows.size != a.columns.size) continue;
-      const CellAxes axes(a, code);
-      a.kernel_h = std::max(a.kernel_h, axes.i.count()), a.kernel_w = std::max(a.kernel_w, axes.j.count());
-    }
-  }
-  a.columns_of_product = a.out_channels * a.cell_h * a.cell_w;
-  a.by_cell_h = Divider(a.cell_h), a.by_cell_w = Divider(a.cell_w), a.by_batch = Divider(std::max(a.batch, 1));
-  visit_product(a.math, a.columns_of_product, [&]<class Product>(Product) { plan_tile<Product>(a); });
-}
-
-int64_t packed_bytes(const ConvArgs& a) {
-  return visit_product(a.math, a.columns_of_product, [&]<class Product>(Product) {
-    return packed_words<Product>(a) * static_cast<int64_t>(sizeof(typename Product::Word));
-  });
-}
-
-void convolve(const ConvArgs& a, Stream stream) {
-  visit_product(a.math, a.columns_of_product, [&]<class Product>(Product) {
-    a.gradient ? run<Product, true>(a, stream) : run<Product, false>(a, stream);
+void launch_orbit_conv2d(const ConvPlan& plan, Stream stream) {
+  visit_product(plan.args.math, plan.args.product_columns, [&]<class Product>(Product) {
+    plan.args.gradient ? launch_both<Product, true>(plan, stream) : launch_both<Product, false>(plan, stream);
   });
 }
 

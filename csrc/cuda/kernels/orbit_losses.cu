@@ -18,13 +18,13 @@ __global__ void __launch_bounds__(kMaxThreads, kBlocks<T>)
 
 }  // namespace
 
-void orbit_losses(const ScoreArgs& a, Stream stream) {
+void launch_orbit_losses(const ScoreArgs& a, Stream stream) {
   visit(a.dtype, [&]<class T>(T) { launch_forward<T>("orbit_losses", orbit_losses_kernel<T>, a, true, stream); });
   mean_loss(a, a.partial_contrastive, a.E * a.E, a.contrastive, stream);
   mean_loss(a, a.partial_prior, 1, a.prior, stream);
 }
 
-void orbit_losses_backward(const ScoreGradArgs& a, Stream stream) {
+void launch_orbit_losses_backward(const ScoreGradArgs& a, Stream stream) {
   visit(a.dtype,
         [&]<class T>(T) { launch_backward<T>("orbit_losses_backward", orbit_losses_backward_kernel<T>, a, stream); });
   sum_reference_gradient(a, stream);

@@ -18,11 +18,11 @@ __global__ void __launch_bounds__(kMaxThreads, kBlocks<T>)
 
 }  // namespace
 
-void orbit_scores(const ScoreArgs& a, Stream stream) {
+void launch_orbit_scores(const ScoreArgs& a, Stream stream) {
   visit(a.dtype, [&]<class T>(T) { launch_forward<T>("orbit_scores", orbit_scores_kernel<T>, a, false, stream); });
 }
 
-void orbit_scores_backward(const ScoreGradArgs& a, Stream stream) {
+void launch_orbit_scores_backward(const ScoreGradArgs& a, Stream stream) {
   visit(a.dtype,
         [&]<class T>(T) { launch_backward<T>("orbit_scores_backward", orbit_scores_backward_kernel<T>, a, stream); });
   sum_reference_gradient(a, stream);

@@ -1,34 +1,40 @@
-// The kernels that move pixels, and what their hosts tell them. Shapes and meaning: equifast/ops.
+// The kernels that resample images, and the arguments that host code gives them. Shapes and meaning: equifast/ops.
 #pragma once
 
-#include "cuda/device/pixels.cuh"
+#include "common/types.h"
+#include "cuda/runtime/arithmetic.h"
 #include "cuda/runtime/device_table.h"
 
 namespace equifast::cuda {
 
-constexpr int kTileThreads = 256;
-constexpr int kUnits = 4;  // of a thread
-constexpr int kQuad = 4;   // channels of a unit, which is one pixel of them: they share its position
+constexpr int kTileThreads = 256;  // of a block
+constexpr int kUnits = 4;          // that a thread owns
+constexpr int kQuad = 4;           // channels of a unit: a unit is one pixel of them, which share its position
 
-// How images are cut into tiles of up to kTileThreads · kUnits units: of many pixels, or of many channels where those
-// lie together in memory or images are small.
+// How images are cut into tiles of up to kTileThreads · kUnits units. A tile has many pixels; or many channels, where
+// those are neighbours in memory or images are small.
 struct Tiling {
-  int32_t rows, columns, quads;  // of a tile, as binary logarithms
-  int32_t down, across, groups;  // tiles of an image
-  bool together;                 // neighbouring threads have neighbouring channels, not pixels
+  int32_t log2_rows, log2_columns, log2_quads;     // the size of a tile
+  int32_t row_tiles, column_tiles, channel_tiles;  // how many tiles an image has along each axis
+  bool channels_together;                          // neighbouring threads have neighbouring channels, not pixels
 
   Tiling() = default;
-  Tiling(int64_t C, int64_t H, int64_t W, bool channels_together) : together(channels_together && C > 1) {
-    const int32_t all_quads = log2_of(ceil_div<int64_t>(C, kQuad)), first = together ? at_most(all_quads, 3) : 0;
-    columns = at_most(log2_of(W), (kLog - first + 1) / 2);
-    rows = at_most(log2_of(H), at_most(kLog - first - columns, kMost));
-    quads = at_most(all_quads, at_most(kLog - rows - columns, 4));
-    down = tiles_of(H, rows), across = tiles_of(W, columns), groups = tiles_of(C, quads + 2);
+  Tiling(int64_t C, int64_t H, int64_t W, bool together) : channels_together(together && C > 1) {
+    const int32_t all_quads = log2_of(ceil_div<int64_t>(C, kQuad));
+    // Where channels are together, a warp should read eight quads of a pixel, if there are so many.
+    const int32_t reserved = channels_together ? at_most(all_quads, 3) : 0;
+    log2_columns = at_most(log2_of(W), (kLog2Units - reserved + 1) / 2);
+    log2_rows = at_most(log2_of(H), at_most(kLog2Units - reserved - log2_columns, kLog2Side));
+    log2_quads = at_most(all_quads, at_most(kLog2Units - log2_rows - log2_columns, kLog2Quads));
+    row_tiles = tiles_of(H, log2_rows);
+    column_tiles = tiles_of(W, log2_columns);
+    channel_tiles = tiles_of(C, log2_quads + 2);
   }
-  EQUIFAST_HD int64_t tiles() const { return int64_t(down) * across * groups; }
+  EQUIFAST_HD int64_t tiles() const { return int64_t(row_tiles) * column_tiles * channel_tiles; }
 
-  static constexpr int32_t kLog = 10, kMost = 5;  // of units; of rows and of columns
-  static_assert(1 << kLog == kTileThreads * kUnits);
+  // The largest tile: all of its units; its rows and its columns; its quads of channels.
+  static constexpr int32_t kLog2Units = 10, kLog2Side = 5, kLog2Quads = 4;
+  static_assert(1 << kLog2Units == kTileThreads * kUnits);
 
  private:
   static int32_t log2_of(int64_t n) {
@@ -39,72 +45,73 @@ struct Tiling {
   static int32_t tiles_of(int64_t n, int32_t log2) { return static_cast<int32_t>(((n - 1) >> log2) + 1); }
 };
 
-// Of images (E, B, C, H, W).
+// Where the pixels of images (E, B, C, H, W) lie in memory.
 struct Layout {
-  int64_t e, b, c, h, w;  // strides in pixels; e is 0 where all elements share them
-  bool rows;              // are whole vectors
-  bool quads;             // of channels lie together, where they may be read at once
+  int64_t e, b, c, h, w;  // strides in pixels; e is 0 where all elements share the images
+  bool vector_rows;       // every row can be read and written in whole vectors
+  bool vector_quads;      // every quad of channels can be read and written at once
 };
 
-// A group's action on images.
-struct Transform {
+// The action of a group on images (E, B, C, H, W).
+struct Resample {
   Dtype dtype;
-  bool adjoint;
-  Table table;
+  bool adjoint;  // the transpose
+  DeviceTable table;
   Tiling tiling;
   int64_t B;
   int32_t C, H, W;
   const void* in;
-  Layout from;
+  Layout in_layout;
 };
 
-struct WarpArgs {
-  Transform transform;
+struct ResampleArgs {
+  Resample resample;
   const void* weights;  // (B, E) in the accumulate type, or null
   int64_t weight_b, weight_e;
   const int64_t* element;  // act: (B,)
   int64_t element_b;
   void* out;
-  Layout to;
+  Layout out_layout;
 };
 
-void orbit(const WarpArgs& args, Stream stream);
-void act(const WarpArgs& args, Stream stream);
-void orbit_average(const WarpArgs& args, Stream stream);
+void launch_orbit(const ResampleArgs& args, Stream stream);
+void launch_act(const ResampleArgs& args, Stream stream);
+void launch_orbit_average(const ResampleArgs& args, Stream stream);
 
-// Parts of an image that blocks sum, runs of its tiles: as few as keep a GPU busy.
+// The parts of an image that blocks sum: runs of its tiles, as few as keep a GPU busy.
 struct Parts {
-  int64_t tiles, count;  // of a part; of an image
+  int64_t tiles;  // of one part
+  int64_t count;  // parts of an image
 
   Parts() = default;
-  Parts(const Tiling& t, int64_t B) {
-    constexpr int64_t kBlocks = 2048;
-    tiles = B < kBlocks ? ceil_div(t.tiles() * B, kBlocks) : t.tiles();
-    count = ceil_div(t.tiles(), tiles);
+  Parts(const Tiling& tiling, int64_t B) {
+    constexpr int64_t kBlocks = 2048;  // some fifteen for each multiprocessor of an H100
+    tiles = B < kBlocks ? ceil_div(tiling.tiles() * B, kBlocks) : tiling.tiles();
+    count = ceil_div(tiling.tiles(), tiles);
   }
 };
 
 struct InnerArgs {
-  Transform transform;  // of u
-  const void* other;    // v
-  Layout other_from;
+  Resample resample;  // of u
+  const void* v;
+  Layout v_layout;
   Parts parts;
   void* partial;  // (parts, B, E) in the accumulate type
 };
 
-void orbit_inner(const InnerArgs& args, Stream stream);
+void launch_orbit_inner(const InnerArgs& args, Stream stream);
 
 struct AngleArgs {
-  Transform transform;  // of x; only its rotations
-  int32_t turns;
+  Resample resample;       // of x; only its rotations
+  int32_t turns;           // how many rotations the group has
   const int64_t* element;  // (B,)
   int64_t element_b;
-  const void *image, *grad;
-  Layout image_from, grad_from;
+  const void *image, *grad;  // the canonical images, and the gradient there
+  Layout image_layout, grad_layout;
   Parts parts;
   void* partial;  // (parts, B, 2) in the accumulate type
 };
 
-void angle_inner(const AngleArgs& args, Stream stream);
+void launch_angle_inner(const AngleArgs& args, Stream stream);
 
 }  // namespace equifast::cuda

@@ -1,6 +1,9 @@
-// Sums of parts, always in the same order. Few threads would wait long for memory, so the parts of one number are dealt
-// out to several, and what those got is added up.
+// Sums of parts, always in the same order. A few threads alone would wait long for memory, so several threads take the
+// parts of one number in turn, and their sums are added up.
 #include "cuda/runtime/sum_parts.h"
+
+#include "cuda/device/pixels.cuh"
+#include "cuda/runtime/arithmetic.h"
 
 namespace equifast::cuda {
 namespace {
@@ -8,7 +11,7 @@ namespace {
 constexpr int kThreads = 256;
 
 struct Args : SumPartsArgs {
-  int columns;  // numbers that a block sums: a power of two
+  int columns;  // how many numbers a block sums; a power of two
 };
 
 template <class T>
@@ -33,8 +36,11 @@ __global__ void __launch_bounds__(kThreads) sum_parts_kernel(const __grid_consta
 
 void sum_parts(const SumPartsArgs& args, Stream stream) {
   Args a = {args, kThreads};
-  // Narrower blocks for many parts of few numbers; 32 still fill a transaction.
-  while (a.columns > 1 && (a.columns / 2 >= a.n || (a.columns > 32 && a.parts > kThreads / a.columns))) a.columns /= 2;
+  // Where numbers are few or parts are many, more threads share the parts of a number. Fewer than 32 numbers would not
+  // fill a transaction.
+  constexpr int kTransaction = 32;
+  while (a.columns > 1 && (a.columns / 2 >= a.n || (a.columns > kTransaction && a.parts > kThreads / a.columns)))
+    a.columns /= 2;
   visit(a.dtype, [&]<class T>(T) {
     launch("sum_parts", sum_parts_kernel<T>, ceil_div<int64_t>(a.n, a.columns), kThreads, kThreads * sizeof(Acc<T>),
            stream, a);

@@ -1,7 +1,8 @@
-// The last step of a sum that blocks took part by part.
+// The last step of a sum of which every block has taken a part.
 #pragma once
 
-#include "cuda/device/pixels.cuh"
+#include "common/types.h"
+#include "cuda/runtime/hardware.h"
 
 namespace equifast::cuda {
 
@@ -10,7 +11,7 @@ struct SumPartsArgs {
   int64_t parts, n;
   const void* partial;  // (parts, n) in the accumulate type
   double scale;
-  void* out;  // (n,): scale · the sum over parts, in their order
+  void* out;  // (n,): scale · the sum over the parts, in an order that depends on `parts` and n alone
 };
 
 void sum_parts(const SumPartsArgs& args, Stream stream);

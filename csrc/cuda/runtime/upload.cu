@@ -1,4 +1,4 @@
-// Host memory to the device, a kernel argument at a time.
+// Copies host memory to the device, one kernel argument at a time.
 #include <cstring>
 
 #include "cuda/runtime/device_table.h"
@@ -11,7 +11,7 @@ constexpr int kThreads = 128;
 struct UploadArgs {
   unsigned char* to;
   int32_t bytes;
-  unsigned char from[3584];
+  unsigned char from[3584];  // the arguments of a kernel may take 4096 bytes
 };
 
 __global__ void __launch_bounds__(kThreads) upload_kernel(const __grid_constant__ UploadArgs a) {
