@@ -14,9 +14,11 @@ def shape(t: Tensor) -> str:
     return str(tuple(t.shape))
 
 
-def tensor(name: str, t: object) -> None:
+def tensor(name: str, t: object) -> Tensor:
+    """Return t itself, which a type checker then knows to be a Tensor."""
     if not isinstance(t, Tensor):
         raise TypeError(f"{name}: expected a Tensor, got {type(t).__name__}")
+    return t
 
 
 def floating(name: str, t: Tensor) -> None:
@@ -24,7 +26,7 @@ def floating(name: str, t: Tensor) -> None:
         raise TypeError(f"{name}: expected float64, float32, float16 or bfloat16, got {t.dtype}")
 
 
-def images(name: str, x: object) -> None:
+def images(name: str, x: Tensor) -> None:
     tensor(name, x)
     if x.dim() != 4:
         raise ValueError(f"{name}: expected (B, C, H, W), got {shape(x)}")
@@ -83,7 +85,7 @@ def channels(name: str, x: Tensor, representation: str, order: int) -> None:
         raise ValueError(f"{name}: expected an even number of channels for 'vector', got {count}")
 
 
-def elements(name: str, ids: object, batch: int, order: int) -> None:
+def elements(name: str, ids: Tensor, batch: int, order: int) -> None:
     tensor(name, ids)
     if ids.dtype != torch.int64:
         raise TypeError(f"{name}: expected int64 ids, got {ids.dtype}")

@@ -48,7 +48,8 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def rows(table: Sequence[float]) -> list[tuple[int, Matrix]]:
     """A flat action table as ``(code, base)`` pairs."""
-    return [(int(table[i]), tuple(table[i + 1 : i + ROW])) for i in range(0, len(table), ROW)]
+    parts = (table[i : i + ROW] for i in range(0, len(table), ROW))
+    return [(int(code), (b00, b01, b10, b11)) for code, b00, b01, b10, b11 in parts]
 
 
 def factor(code: int, base: Matrix, *, square: bool) -> tuple[int, Matrix]:
@@ -109,8 +110,9 @@ def orbit_conv2d_pool(
     activation: str = "relu",
 ) -> Tensor:
     """``activation(orbit_conv2d(x, weight, bias)).mean((2, 3))``: (B, C, H, W) → (E·B, C_out)."""
-    options = {"group": group, "stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
-    y = orbit_conv2d(x, weight, bias, **options)
+    y = orbit_conv2d(
+        x, weight, bias, group=group, stride=stride, padding=padding, dilation=dilation, padding_mode=padding_mode
+    )
     return (y if activation == "none" else getattr(F, activation)(y)).mean((2, 3))
 
 
