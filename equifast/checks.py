@@ -14,9 +14,11 @@ def shape(t: Tensor) -> str:
     return str(tuple(t.shape))
 
 
-def tensor(name: str, t: object) -> None:
+def tensor(name: str, t: object) -> Tensor:
+    """Return t itself, which a type checker then knows to be a Tensor."""
     if not isinstance(t, Tensor):
         raise TypeError(f"{name}: expected a Tensor, got {type(t).__name__}")
+    return t
 
 
 def floating(name: str, t: Tensor) -> None:
@@ -24,7 +26,7 @@ def floating(name: str, t: Tensor) -> None:
         raise TypeError(f"{name}: expected float64, float32, float16 or bfloat16, got {t.dtype}")
 
 
-def images(name: str, x: object) -> None:
+def images(name: str, x: Tensor) -> None:
     tensor(name, x)
     if x.dim() != 4:
         raise ValueError(f"{name}: expected (B, C, H, W), got {shape(x)}")
@@ -70,7 +72,7 @@ def size(name: str, value: object) -> None:
             raise ValueError(f"{name}: expected at least one row and column, got {value!r}")
 
 
-def vectors(name: str, t: object, order: int, size: str = "d") -> None:
+def vectors(name: str, t: Tensor, order: int, size: str = "d") -> None:
     """Whether t is (E·B, d); ``size`` names d in the error."""
     tensor(name, t)
     if t.dim() != 2:
@@ -79,7 +81,7 @@ def vectors(name: str, t: object, order: int, size: str = "d") -> None:
     orbit_rows(name, t, order)
 
 
-def vector(name: str, t: object, size: int) -> None:
+def vector(name: str, t: Tensor, size: int) -> None:
     tensor(name, t)
     if t.shape != (size,):
         raise ValueError(f"{name}: expected ({size},), got {shape(t)}")
@@ -107,7 +109,7 @@ def channels(name: str, x: Tensor, representation: str, order: int) -> None:
         raise ValueError(f"{name}: expected an even number of channels for 'vector', got {count}")
 
 
-def elements(name: str, ids: object, batch: int, order: int) -> None:
+def elements(name: str, ids: Tensor, batch: int, order: int) -> None:
     tensor(name, ids)
     if ids.dtype != torch.int64:
         raise TypeError(f"{name}: expected int64 ids, got {ids.dtype}")

@@ -97,7 +97,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, probabilities, element = ctx.saved_tensors
-        action = (ctx.table, [], [], ctx.padding_mode)
+        action: tuple[Table, list[int], list[float], str] = (ctx.table, [], [], ctx.padding_mode)
         dx = dp = None
         if ctx.needs_input_grad[0]:
             weights = choice_weights(probabilities, element).to(accumulate_dtype(grad.dtype))

@@ -29,7 +29,8 @@ def order_of(table: Sequence[float]) -> int:
 
 def rows(table: Sequence[float]) -> list[tuple[int, Matrix]]:
     """The rows of a flat action table as ``(code, base)`` pairs."""
-    return [(int(table[i]), tuple(table[i + 1 : i + ROW])) for i in range(0, len(table), ROW)]
+    parts = (table[i : i + ROW] for i in range(0, len(table), ROW))
+    return [(int(code), (b00, b01, b10, b11)) for code, b00, b01, b10, b11 in parts]
 
 
 def factor(code: int, base: Matrix, *, square: bool) -> tuple[int, Matrix]:

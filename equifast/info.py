@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -147,7 +148,7 @@ def backends() -> dict:
 
     return {
         **{name: reason or "usable" for name, reason in backends.available().items()},
-        "chosen": {device: guarded(lambda d=device: backends.choose(d)) for device in ("cpu", "cuda")},
+        "chosen": {device: guarded(partial(backends.choose, device)) for device in ("cpu", "cuda")},
     }
 
 

@@ -137,8 +137,11 @@ class LazyOrbit(Tensor):
         self._orbit, self._version_seen = result, _version(result.images)
         return self
 
+    # torch's stubs declare an instance method here; torch calls a class method.
     @classmethod
-    def __torch_dispatch__(cls, func: Function, types, args: tuple = (), kwargs: dict | None = None):
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Function, types, args: tuple = (), kwargs: dict | None = None
+    ):
         args, kwargs = tree_map_only(LazyOrbit, lambda lazy: lazy.rows().detach(), (args, kwargs or {}))
         return func(*args, **kwargs)
 

@@ -70,8 +70,9 @@ def orbit_conv2d_pool(
     activation: str = "relu",
 ) -> Tensor:
     """``activation(orbit_conv2d(x, weight, bias)).mean((2, 3))``: (B, C, H, W) → (E·B, C_out)."""
-    options = {"group": group, "stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
-    y = orbit_conv2d(x, weight, bias, **options)
+    y = orbit_conv2d(
+        x, weight, bias, group=group, stride=stride, padding=padding, dilation=dilation, padding_mode=padding_mode
+    )
     return (y if activation == "none" else getattr(F, activation)(y)).mean((2, 3))
 
 

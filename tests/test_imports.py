@@ -38,7 +38,7 @@ ARROWS = {
     "lazy_orbit": "groups ops orbit_functions",
     "orbit_vectors": "groups lazy_orbit",
     "canonicalize": "canonical_form checks choice estimators groups ops orbit_vectors",
-    "nn": "canonical_form canonicalize checks estimators groups layers lazy_orbit ops",
+    "nn": "canonical_form canonicalize checks estimators groups layers lazy_orbit ops orbit_vectors",
     "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
     "info": "backends kernels.host",
 }

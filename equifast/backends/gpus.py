@@ -43,8 +43,8 @@ def capabilities() -> set[tuple[int, int]]:
     """Compute capabilities of the GPUs that torch can use."""
     import torch
 
-    count = torch.cuda.device_count()
-    everywhere = set(machine().capabilities) if machine() else set()
+    count, known = torch.cuda.device_count(), machine()
+    everywhere = set(known.capabilities) if known else set()
     if count and len(everywhere) == 1:
         return everywhere
     # NVML's numbers aren't CUDA's, so where GPUs differ or NVML is absent, torch is asked, which starts CUDA.
@@ -57,7 +57,10 @@ def runs_on(arch: str, gpu: tuple[int, int], *, ptx: bool = True) -> bool:
     ``arch`` is spelled as in CMake: `90-real` is machine code, `90` is machine code and PTX. The suffix `a` ties the
     code to one GPU, and `f` to a generation. ``ptx``: whether the driver can compile PTX of this version.
     """
-    number, kind, real = re.fullmatch(r"(\d+)([af]?)(-real)?", arch).groups()
+    spelled = re.fullmatch(r"(\d+)([af]?)(-real)?", arch)
+    if spelled is None:
+        raise ValueError(f"arch: expected one such as 90, 90a or 90-real, got {arch!r}")
+    number, kind, real = spelled.groups()
     built = divmod(int(number), 10)
     if kind == "a":
         return built == gpu
@@ -69,7 +72,8 @@ def runs_on(arch: str, gpu: tuple[int, int], *, ptx: bool = True) -> bool:
 def library_problem(nvcc: str, archs: list[str]) -> str | None:
     """Why this machine can't run a `_cuda.so` that this nvcc built for these architectures, or None."""
     version = tuple(map(int, nvcc.split(".")[:2]))
-    driver = machine().driver if machine() else None
+    known = machine()
+    driver = known.driver if known else None
     built = f"_cuda.so was built by nvcc {nvcc} for {', '.join(archs)}"
     if driver and driver[0] < version[0]:
         return f"{built}, and the driver supports CUDA {driver[0]}.{driver[1]} at most"

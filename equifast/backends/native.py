@@ -61,11 +61,12 @@ def _load(name: str, reason: str | None, needs_cuda: bool = False) -> str | None
     try:
         import torch
 
-        if needs_cuda and torch.version.cuda is None:
-            return f"torch {torch.__version__} was built without CUDA"
-        nvcc = build_info().get("cuda", {}).get("nvcc") if needs_cuda else None
-        if nvcc and nvcc.split(".")[0] != torch.version.cuda.split(".")[0]:
-            return f"{name} was built by nvcc {nvcc}, and torch {torch.__version__} has CUDA {torch.version.cuda}"
+        if needs_cuda:
+            cuda, nvcc = torch.version.cuda, build_info().get("cuda", {}).get("nvcc")
+            if cuda is None:
+                return f"torch {torch.__version__} was built without CUDA"
+            if nvcc and nvcc.split(".")[0] != cuda.split(".")[0]:
+                return f"{name} was built by nvcc {nvcc}, and torch {torch.__version__} has CUDA {cuda}"
         torch.ops.load_library(library)
     except Exception as error:
         built = build_info().get("torch", "an unknown version")

@@ -23,4 +23,5 @@ def prefers_triton(weight: Tensor) -> bool:
 
 def allows_tf32(dtype: torch.dtype) -> bool:
     """Whether PyTorch may convolve tensors of this dtype in TF32."""
-    return dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    precision = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]  # not in torch's stubs
+    return dtype == torch.float32 and precision == "tf32"
