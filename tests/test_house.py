@@ -74,14 +74,16 @@ def test_every_kernel_in_triton_is_of_an_operation():
     assert {name.removesuffix("_backward") for name in kernels.FILES} == OPS - PARTS
 
 
-#: Lists of names that mean something else than "all operations of some kind": what a file exports, and cases of tests
-#: and benchmarks, which say more of each operation than its name.
+#: Files that export operations by name.
 EXPORTS = {"equifast/__init__.py", "equifast/ops/__init__.py"}
 
 
 def names_in(node: ast.AST) -> set[str]:
-    """Operations that are named by the items of a list, tuple, set or dictionary."""
-    items = node.keys if isinstance(node, ast.Dict) else node.elts
+    """Operations that a list, tuple, set or dictionary names, and says no more of than a constant each."""
+    if isinstance(node, ast.Dict):
+        items = [key for key, value in zip(node.keys, node.values, strict=True) if isinstance(value, ast.Constant)]
+    else:
+        items = node.elts
     return {item.value for item in items if isinstance(item, ast.Constant) and item.value in SCHEMAS}
 
 
