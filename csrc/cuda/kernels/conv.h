@@ -81,7 +81,8 @@ struct WordTap {
   uint32_t mask;
 };
 
-// Of the forward pass, or of the input gradient. Host code sets the first part, and plan_convolution the second.
+// Of the forward pass, or of the input gradient. plan_convolution sets what is marked "planned", and host code the
+// rest. The order of the fields decides how kernels load them: with another order, ptxas spilled registers for sm_90.
 struct ConvArgs {
   Math math;
   bool gradient;  // of the input: `in` is then the gradient of the output, of all members
@@ -90,23 +91,23 @@ struct ConvArgs {
   Window rows, columns;  // of the convolution
   StridedInput in;
   int32_t batch, in_channels, in_h, in_w;
-  StridedInput weight;  // (C_out, C, kernel height, kernel width)
-  const void* bias;     // (C_out,), or null
+  int32_t product_columns;  // planned: the output channels of all pixels of a cell
+  const void* bias;         // (C_out,), or null
   Activation activation;
+  StridedInput weight;  // (C_out, C, kernel height, kernel width)
   StridedOutput out;
-  int32_t out_channels, out_h, out_w;
   bool out_is_sum;  // gradient: `out` has the accumulate type
-  void* packed;     // the weights in the order in which products read them
+  int32_t out_channels, out_h, out_w;
 
-  // The output is a grid of cells of cell_h · cell_w pixels, and a block has tile_h · tile_w of them. These are the
-  // places.
+  // Planned: the output is a grid of cells of cell_h · cell_w pixels, and a block has tile_h · tile_w of them. These
+  // are the places.
   int32_t cell_h, cell_w, tile_h, tile_shift;  // tile_w = 1 << tile_shift
-  // The kernel of the product: the convolution's; or for the gradient, the outputs that a cell reads, which are
-  // neighbours.
+  // Planned: the kernel of the product. It is the convolution's; or for the gradient, the outputs that a cell reads,
+  // which are neighbours.
   int32_t kernel_h, kernel_w, dilation_h, dilation_w;
-  int32_t product_columns;  // the output channels of all pixels of a cell
-  TileLayout tile;
-  Divider tiles_x, tiles_y, column_blocks, by_batch, by_cell_h, by_cell_w;
+  Divider tiles_x, tiles_y, column_blocks, by_batch, by_cell_h, by_cell_w;  // planned
+  TileLayout tile;                                                          // planned
+  void* packed;  // the weights in the order in which products read them
 };
 
 // The axes of the source for the input gradient of a member.
@@ -121,23 +122,25 @@ struct CellAxes {
 };
 
 // Of the weight gradient. A block sums some of the tiles of all members, for some output channels and a run of taps:
-// the taps of some channels and rows of the kernel, which are cut further if there are too many. Host code sets the
-// first part, and plan_grad_weight the second.
+// the taps of some channels and rows of the kernel, which are cut further if there are too many. plan_grad_weight sets
+// what is marked "planned", and host code the rest.
 struct GradWeightArgs {
   Math math;
   DeviceTable table;
   Window rows, columns;
   StridedInput in, grad;  // x, and the gradient of the output
   int32_t batch, in_channels, in_h, in_w, out_channels, out_h, out_w;
-  void* partial;       // (splits, C_out, C, kernel height, kernel width) in the accumulate type
-  void* partial_bias;  // (splits, C_out), or null
 
+  // Planned.
   int32_t tile_h, tile_shift;  // places of a tile: tile_h rows of 1 << tile_shift
   int32_t cuts;                // of one run of taps
   int32_t splits;              // of the sum over tiles: how many blocks share it
   int64_t units;               // tiles of all members of all images
-  TileLayout tile;
   Divider tiles_x, tiles_y, by_batch, by_channel_blocks, by_tap_blocks, by_cuts, by_kernel_w;
+  TileLayout tile;
+
+  void* partial;       // (splits, C_out, C, kernel height, kernel width) in the accumulate type
+  void* partial_bias;  // (splits, C_out), or null
 };
 
 // Where the parts of a block's shared memory begin in the weight gradient, in bytes.
