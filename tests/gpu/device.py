@@ -10,7 +10,6 @@ of their own on the CPU, by interpreted kernels: that shows that the tests are r
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -21,7 +20,6 @@ from equifast import backends, kernels, selection
 from equifast.ops import _library
 
 from ..cases import Sample, samples
-from ..test_opcheck import FALLBACKS
 
 DEVICE = torch.device(os.environ.get("EQUIFAST_GPU_TESTS_ON", "cuda"))
 DRY = DEVICE.type == "cpu"
@@ -57,13 +55,6 @@ def move(t: Tensor) -> Tensor:
 
 def moved(sample: Sample) -> Sample:
     return Sample(sample.op, tuple(move(a.detach()) if isinstance(a, Tensor) else a for a in sample.args))
-
-
-def expected(sample: Sample) -> tuple[Tensor, ...]:
-    """What the eager definition makes of it where it is."""
-    module, entry = FALLBACKS.get(sample.op, (sample.op, "_eager"))
-    out = getattr(sys.modules[f"equifast.ops.{module}"], entry)(*sample.args)
-    return out if isinstance(out, tuple) else (out,)
 
 
 def with_kernels(dtype: torch.dtype = torch.float32) -> Iterator[Sample]:

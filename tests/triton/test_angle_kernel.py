@@ -1,93 +1,12 @@
-"""`angle_inner`, the backward pass of the estimator `angle`, by an interpreted kernel, against eager PyTorch."""
-
-import sys
+"""Tiles and offsets of the kernel of `angle_inner`, which its laws in tests/ops can't choose."""
 
 import pytest
 import torch
 
-import equifast
-from equifast.groups import as_group
 from equifast.kernels import angle_inner as kernel
 from equifast.kernels._launch import KERNELS, Config
 
-from ..cases import DTYPES, LAYOUTS, PADDING_MODES, assert_near_overall, every, ids, rand
-
-OP = sys.modules["equifast.ops.angle_inner"]
-
-#: Square and not, of odd and even sides, and one pixel wide or high: a program costs 50 ms here.
-SHAPES = {"border": [(6, 6), (4, 7), (5, 1)], "zeros": [(5, 5), (7, 4), (1, 6)]}
-
-
-def both(group, element, tensors, padding_mode="border"):
-    """What the kernel and eager PyTorch say."""
-    group = as_group(group)
-    args = (*tensors, element, list(group.action_table(inverse=True)), group.n, padding_mode)
-    return torch.ops.equifast.angle_inner(*args), OP._eager(*args)
-
-
-def three(*shape, dtype=torch.float32, lay_out=lambda t: t):
-    """Images, what stands for their canonical ones, and for the gradient there."""
-    return [lay_out(rand(*shape, dtype=dtype, seed=seed)) for seed in range(3)]
-
-
-@pytest.mark.parametrize("padding_mode", PADDING_MODES)
-@pytest.mark.parametrize("group", ["C4", "C8", "D3", "D4"])
-def test_every_element(group, padding_mode):
-    """In float64, where a sample on the wrong side of a pixel would show."""
-    element = every(group)
-    for shape in SHAPES[padding_mode]:
-        tensors = three(len(element), 1, *shape, dtype=torch.float64)
-        assert_near_overall(*both(group, element, tensors, padding_mode), scale=10, about=f"{shape}")
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("group", ["D4", "C8"])
-def test_every_type(group, dtype):
-    element = ids(group, 3)
-    actual, expected = both(group, element, three(3, 3, 9, 9, dtype=dtype))
-    assert actual.dtype == expected.dtype
-    assert_near_overall(actual, expected, scale=10)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_layout(layout):
-    element = torch.stack((ids("D3", 2, seed=1), ids("D3", 2)), 1)[:, 0]
-    tensors = three(2, 3, 5, 6, lay_out=LAYOUTS[layout])
-    assert_near_overall(*both("D3", element, tensors), scale=10)
-
-
-@pytest.mark.parametrize("turn", range(3))
-def test_each_tensor_in_a_layout_of_its_own(turn):
-    layouts = [LAYOUTS[name] for name in ("channels_last", "contiguous", "cropped")]
-    tensors = [layouts[(i + turn) % 3](t) for i, t in enumerate(three(2, 5, 6, 6))]
-    assert_near_overall(*both("D4", torch.tensor([3, 5]), tensors), scale=10)
-
-
-def test_images_in_several_parts():
-    tensors = three(1, 1, 70, 70, dtype=torch.float64)
-    assert_near_overall(*both("D4", torch.tensor([5]), tensors), scale=10)
-
-
-def test_no_images():
-    actual, expected = both("D4", ids("D4", 0), three(0, 3, 5, 5))
-    assert actual.shape == expected.shape == (0, 2)
-    assert actual.dtype == expected.dtype
-
-
-@pytest.mark.parametrize("padding_mode", PADDING_MODES)
-def test_flat_images_have_no_slope(padding_mode):
-    """Exactly, within zeros as well as where the border is repeated."""
-    flat = torch.full((8, 1, 7, 7), 0.3 if padding_mode == "border" else 0.0)
-    actual, _ = both("C8", every("C8"), (flat, flat, rand(8, 1, 7, 7)), padding_mode)
-    assert torch.equal(actual, torch.zeros(8, 2))
-
-
-def test_what_lies_beyond_an_image_is_not_read():
-    x = torch.full((3, 1, 9, 9), torch.nan)
-    x[:, :, 2:-2, 2:-2] = rand(3, 1, 5, 5)
-    tensors = [x[:, :, 2:-2, 2:-2], *three(3, 1, 5, 5)[1:]]
-    for padding_mode in PADDING_MODES:
-        assert_near_overall(*both("C8", torch.tensor([0, 1, 3]), tensors, padding_mode), scale=10)
+from ..ops.test_angle_inner import check, three
 
 
 @pytest.mark.parametrize("sizes", [(4, 8, 1), (8, 4, 1), (16, 16, 1), (4, 4, 4)])
@@ -96,37 +15,11 @@ def test_every_configuration(sizes, monkeypatch):
     config = Config(dict(zip(("BLOCK_I", "BLOCK_J", "BLOCK_C"), sizes, strict=True)))
     monkeypatch.setattr(kernel, "configs", lambda x: [config])
     monkeypatch.setattr(KERNELS["angle_inner"], "_launches", {})
-    assert_near_overall(*both("C8", torch.tensor([1, 3]), three(2, 3, 6, 9)), scale=10)
+    check("C8", torch.tensor([1, 3]), three(2, 3, 6, 9))
 
 
 def test_offsets_in_64_bits(monkeypatch):
     """As for images that span 2^31 elements and more, which no test can hold."""
     monkeypatch.setattr(kernel, "spans_wide", lambda images: True)
     monkeypatch.setattr(KERNELS["angle_inner"], "_launches", {})
-    assert_near_overall(*both("D3", torch.tensor([1, 5]), three(2, 3, 5, 6)), scale=10)
-
-
-@pytest.mark.parametrize(
-    ("group", "dtype"), [("C8", torch.float64), ("D4", torch.float32), ("D4", torch.bfloat16)], ids=str
-)
-def test_gradients_of_canonicalize(group, dtype, monkeypatch):
-    """With respect to images and activations, by the kernels and with the eager sums."""
-    x, weights = rand(2, 1, 5, 5, dtype=dtype), rand(2, 1, 5, 5, dtype=dtype, seed=2)
-    activations = rand(2, as_group(group).order, dtype=dtype, seed=1)
-    leaves = [t.requires_grad_() for t in (x, activations)]
-
-    def gradients():
-        form = equifast.canonicalize(x, None, None, group=group, activations=activations, estimator="angle")
-        return torch.autograd.grad((form.image * weights).sum(), leaves)
-
-    ours = gradients()
-    monkeypatch.setattr(OP, "CHOSEN", {"cpu": "cpu"})
-    for actual, expected in zip(ours, gradients(), strict=True):
-        assert_near_overall(actual, expected, scale=10)
-
-
-def test_its_backward_says_that_it_has_none():
-    x, image, grad = three(2, 1, 4, 4)
-    out, _ = both("C4", torch.tensor([1, 2]), (x.requires_grad_(), image, grad))
-    with pytest.raises(RuntimeError, match="angle: double backward is not supported"):
-        out.sum().backward()
+    check("D3", torch.tensor([1, 5]), three(2, 3, 5, 6))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from equifast import reference
 from equifast.groups import as_group
 
-from ..cases import DTYPES, LAYOUTS, assert_near_overall, assert_same, rand
+from ..cases import assert_near_overall, rand
 
 triton = pytest.importorskip("triton")
 if not triton.knobs.runtime.interpret:
@@ -84,65 +84,6 @@ def check(group, args, needs=ALL, scale=4.0, about=""):
     return actual
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_kind_of_group(group):
-    first = GROUPS.index(group)
-    for i in range(first, first + 3):
-        sizes = {"shape": ((6, 6), (5, 8))[i % 2], "kernel": ((2, 2), (3, 2), (1, 3))[i % 3], "batch": 1 + i % 2}
-        mode, options = ("border", "zeros")[i // 2 % 2], OPTIONS[i % len(OPTIONS)]
-        args = problem(group, options=options, mode=mode, **sizes)
-        check(group, args, about=f"{sizes} {options}")
-
-
-@pytest.mark.parametrize("group", ["C4", "C3"])
-def test_among_the_other_kernels(monkeypatch, group):
-    for other in OTHERS:
-        monkeypatch.setattr(*other)
-    args = problem(group, options=OPTIONS[1], shape=(5, 5))
-    for a, e in zip(check(group, args), EAGER(*args, ALL), strict=True):
-        assert_near_overall(a, e, 4)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_dtypes_and_layouts(dtype):
-    layouts = ["contiguous", "channels_last", "batch_last", "transposed", "every_other_column", "one_image"]
-    for i, (layout, upstream) in enumerate(zip(layouts, layouts[1:] + layouts[:1], strict=True)):
-        group = ("C4", "D1", "C6", "D1", "C3", "D1")[i]
-        grad, x, weight, *rest = problem(group, channels=((3, 4), (16, 17))[i % 2], options=OPTIONS[i % 2], dtype=dtype)
-        weight = LAYOUTS["channels_last"](weight) if i % 2 else LAYOUTS["transposed"](weight)
-        check(group, (LAYOUTS[upstream](grad), LAYOUTS[layout](x), weight, *rest), about=f"{layout} {upstream}")
-
-
-@pytest.mark.parametrize("group", ["C4", "C6"])
-def test_only_what_is_needed(group):
-    for needs in itertools.product([False, True], repeat=3):
-        check(group, problem(group), list(needs), about=f"{needs}")
-
-
-@pytest.mark.parametrize("outputs", [1, 3, 16, 20, 70])
-def test_channels(outputs):
-    for inputs in (1, 4, 20):
-        check("D1", problem("D1", channels=(inputs, outputs), options=OPTIONS[1], dtype=torch.float32))
-
-
-def test_nothing_in_nothing_out():
-    for group, needs in itertools.product(("C4", "C8"), itertools.product([False, True], repeat=3)):
-        args = problem(group, batch=0)
-        actual, eager = (f(*args, list(needs)) for f in (host.orbit_conv2d_backward, EAGER))
-        for a, e in zip(actual, eager, strict=True):
-            assert_same(a, e)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (9, 2), (17, 17), (19, 33)], ids=str)
-def test_ragged_sizes(shape):
-    for options, kernel in (
-        (OPTIONS[0], (1, 1)),
-        (((2, 2), (2, 2), (1, 1)), (4, 3)),
-        (((5, 5), (2, 2), (1, 1)), (5, 5)),
-    ):
-        check("D1", problem("D1", shape=shape, channels=(1, 2), kernel=kernel, options=options, dtype=torch.float32))
-
-
 def weight_configs():
     shapes = itertools.product([16, 20, 64, 70], [9, 147], [(5, 5), (14, 14)])
     kinds = [(torch.float64, "ieee"), (torch.float32, "ieee"), (torch.float32, "tf32")]
@@ -191,13 +132,6 @@ def test_offsets_of_64_bits(monkeypatch):
     check("C3", problem("C3", options=OPTIONS[2]))
     for module in (grad_weight, grad_input):
         module.KERNEL._launches.clear()
-
-
-@pytest.mark.parametrize("group", ["C4", "C6"])
-def test_the_same_bits_every_time(group):
-    args = problem(group, shape=(9, 9), dtype=torch.float32)
-    for a, b in zip(*(host.orbit_conv2d_backward(*args, ALL) for _ in range(2)), strict=True):
-        assert_same(a, b)
 
 
 def test_precision_follows_pytorch():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from equifast import reference
 from equifast.groups import as_group
 
-from ..cases import DTYPES, LAYOUTS, assert_near, assert_near_overall, assert_same, rand
+from ..cases import DTYPES, LAYOUTS, assert_near, assert_near_overall, rand
 
 triton = pytest.importorskip("triton")
 if not triton.knobs.runtime.interpret:
@@ -57,35 +57,6 @@ def force(monkeypatch, number):
     return counts
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_orbit_conv2d(group):
-    """Every option, and dtypes, layouts, padding modes and activations by turns."""
-    turns = itertools.count(GROUPS.index(group))
-    for options, shape in zip(OPTIONS, [(6, 6), (9, 9), (5, 8), (10, 10)], strict=True):
-        turn = next(turns)
-        dtype, activation = DTYPES[turn % 4], ACTIVATIONS[turn // 2 % 4]
-        padding_mode = ("border", "zeros")[turn % 2]
-        x, weight, bias, table = arguments(group, batch=1 + turn % 2, shape=shape, dtype=dtype, bias=turn % 3 > 0)
-        x = list(LAYOUTS.values())[turn % len(LAYOUTS)](x)
-        out = conv.orbit_conv2d(x, weight, bias, table, *options, padding_mode, activation)
-        assert out.dtype == dtype
-        assert_near(out, expected(group, x, weight, bias, options, padding_mode, activation))
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_layout(layout):
-    for channels, dtype in ((2, torch.float32), (17, torch.bfloat16)):
-        x, weight, bias, table = arguments("C8", shape=(5, 5), channels=(channels, 4), dtype=dtype)
-        x, weight = LAYOUTS[layout](x), LAYOUTS[layout](weight)
-        out = conv.orbit_conv2d(x, weight, bias, table, *PLAIN, "border", "none")
-        like = F.conv2d(x, weight)
-        assert_near(out, expected("C8", x, weight, bias, PLAIN))
-        assert out.is_contiguous() == like.is_contiguous()
-        assert out.is_contiguous(memory_format=torch.channels_last) == like.is_contiguous(
-            memory_format=torch.channels_last
-        )
-
-
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("dtype", [*DTYPES, "tf32"], ids=str)
 def test_every_configuration(dtype, number, monkeypatch):
@@ -106,55 +77,6 @@ def test_every_configuration(dtype, number, monkeypatch):
         assert_near(features, like.mean((2, 3)), scale=2)
 
 
-@pytest.mark.parametrize("outputs", [1, 3, 16, 20, 70])
-def test_any_number_of_channels(outputs):
-    """And a patch too long for one block, read along itself, as the stride is large."""
-    x, weight, bias, table = arguments("D4", shape=(18, 18), channels=(1, outputs), kernel=(8, 9))
-    options = ((8, 9), (0, 0), (1, 1))
-    out = conv.orbit_conv2d(x, weight, bias, table, *options, "border", "gelu")
-    assert_near(out, expected("D4", x, weight, bias, options, activation="gelu"), scale=4)
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", ["C4", "D4", "C8"])
-def test_a_turned_image_gives_the_same_bits(name, layout):
-    group, batch = as_group(name), 1
-    x, weight, bias, table = arguments(name, shape=(9, 9), channels=(3 if layout == "contiguous" else 16, 4))
-    x, options = LAYOUTS[layout](x), ((2, 2), (1, 1), (1, 1))
-
-    def run(x):
-        out = conv.orbit_conv2d(x, weight, bias, table, *options, "border", "gelu")
-        return out.unflatten(0, (group.order, batch))
-
-    rows, quarter = run(x), group.n // 4
-    for turned in (x.rot90(1, (2, 3)), LAYOUTS[layout](x.rot90(1, (2, 3)).contiguous())):
-        for e, row in enumerate(run(turned)):
-            assert_same(row, rows[group.compose(group.inverse(quarter), e)])
-
-
-@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
-def test_activations_over_their_whole_range(activation):
-    for dtype, tolerance in ((torch.float32, 2e-6), (torch.float64, 1e-14)):
-        x = torch.linspace(-30, 30, 256, dtype=dtype).view(1, 1, 16, 16)
-        weight = torch.ones(1, 1, 1, 1, dtype=dtype)
-        call = (list(as_group("C1").action_table(inverse=True)), *PLAIN, "border", activation)
-        out = conv.orbit_conv2d(x, weight, None, *call)
-        leaf = x.clone().requires_grad_()
-        like = getattr(F, activation)(leaf)
-        torch.testing.assert_close(out, like.detach(), rtol=tolerance, atol=tolerance)
-        slope = torch.empty_like(x)
-        conv.convolve_orbit(slope, torch.full((1, 1), 256.0, dtype=dtype), x, weight, None, *call)
-        torch.testing.assert_close(slope, torch.autograd.grad(like.sum(), leaf)[0], rtol=tolerance, atol=tolerance)
-
-
-def test_what_is_not_a_number_stays_where_it_is():
-    x, weight, bias, table = arguments("C4", shape=(9, 9), kernel=(3, 3))
-    x[0, 1, 2, 3], x[0, 0, 8, 8] = torch.nan, torch.inf
-    for options in OPTIONS[:2]:
-        out = conv.orbit_conv2d(x, weight, bias, table, *options, "border", "relu")
-        assert_near(out, expected("C4", x, weight, bias, options, activation="relu"))
-
-
 def test_wide_offsets(monkeypatch):
     """The 64-bit arithmetic of images past 2³¹."""
     for module, kernel in ((conv, conv.KERNEL), (pool, pool.KERNEL)):
@@ -166,17 +88,6 @@ def test_wide_offsets(monkeypatch):
         like = expected("C8", x, weight, bias, OPTIONS[1])
         assert_near(conv.orbit_conv2d(x, weight, bias, table, *OPTIONS[1], "border", "none"), like)
         assert_near(pool.orbit_conv2d_pool(x, weight, bias, table, *OPTIONS[1], "border", "none"), like.mean((2, 3)))
-
-
-@pytest.mark.parametrize(("batch", "outputs"), [(0, 4), (2, 0)])
-def test_nothing_to_convolve(batch, outputs):
-    x, weight, bias, table = arguments("D3", batch=batch, channels=(2, outputs))
-    assert conv.orbit_conv2d(x, weight, bias, table, *PLAIN, "border", "none").shape == (6 * batch, outputs, 5, 4)
-    out = pool.orbit_conv2d_pool(x, weight, bias, table, *PLAIN, "border", "relu")
-    assert out.shape == (6 * batch, outputs)
-    grads = pool.orbit_conv2d_pool_backward(out, x, weight, bias, table, *PLAIN, "border", "relu", [True] * 3)
-    for grad, leaf in zip(grads, (x, weight, bias), strict=True):
-        assert_same(grad, torch.zeros_like(leaf))
 
 
 @pytest.mark.parametrize("group", GROUPS)

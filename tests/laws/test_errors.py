@@ -10,7 +10,7 @@ import equifast
 from equifast import native, ops
 from equifast.groups import CyclicGroup
 
-from .cases import rand
+from ..cases import rand
 
 META = torch.device("meta")
 IMAGES = r"expected \(B, C, H, W\), got "
