@@ -39,6 +39,7 @@ TURNS = [
 ]
 
 
+@only("cpu", "reference", "gpu", because="tests/triton runs this law with each number of parts or chunks")
 @pytest.mark.parametrize("group", NAMES)
 def test_every_kind_of_group(group):
     """Dtypes, activations and bias by turns."""
@@ -51,6 +52,7 @@ def test_every_kind_of_group(group):
         assert_near(out, output(group, x, weight, bias, options, activation).mean((2, 3)))
 
 
+@only("cpu", "reference", "gpu", because="tests/triton runs this law with every configuration")
 @pytest.mark.parametrize("number", NUMBERS, ids=str)
 def test_channels_numbers_and_layouts(number):
     for outputs, inputs, layout in ((1, 3, "contiguous"), (20, 17, "channels_last"), (140, 2, "contiguous")):
@@ -62,8 +64,9 @@ def test_channels_numbers_and_layouts(number):
             assert_near_overall(out, like, 400 if number == "tf32" else 2)
 
 
+@only("cpu", "reference", "gpu", because="tests/triton runs this law with each number of parts or chunks")
 @pytest.mark.parametrize("group", NAMES)
-def test_gradients_of_every_kind_of_group(group, convolution_gradients_are_eager):
+def test_gradients_of_every_kind_of_group(group):
     for turn, needed_ones in enumerate(([True, True, True], [False, True, False]), NAMES.index(group)):
         dtype, activation = DTYPES[turn % 4], ACTIVATIONS[turn // 2 % 4]
         (_, *tensors), options = layer(group, ((5, 5), (2, 3), PLAIN), channels=(2, 5), batch=2, dtype=dtype)
@@ -80,7 +83,7 @@ def test_gradients_of_every_kind_of_group(group, convolution_gradients_are_eager
 
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 2e-6), (torch.float64, 1e-14)], ids=str)
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
-def test_slopes_of_activations_over_their_whole_range(activation, dtype, near):
+def test_slopes_of_activations_over_their_whole_range(activation, dtype, near, convolution_gradients_are_eager):
     """The mean over one pixel is that pixel, so its gradient is the slope."""
     x = torch.linspace(-30, 30, 256, dtype=dtype).view(256, 1, 1, 1).requires_grad_()
     out = orbit_conv2d_pool(x, torch.ones(1, 1, 1, 1, dtype=dtype), group="C1", activation=activation)
@@ -90,7 +93,7 @@ def test_slopes_of_activations_over_their_whole_range(activation, dtype, near):
 
 
 @pytest.mark.parametrize("options", by_backend(OPTIONS, OPTIONS[1:2]), ids=str)
-@pytest.mark.parametrize("group", by_backend(GROUPS, GROUPS[3:5]), ids=str)
+@pytest.mark.parametrize("group", by_backend(GROUPS, GROUPS[3:5], interpreter=GROUPS[4:5]), ids=str)
 def test_it_is_the_mean_of_an_activated_convolution(group, options):
     for i, dtype in enumerate(DTYPES):
         shape = ((9, 9), (8, 11))[i % 2]
