@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from equifast import reference
 
@@ -30,20 +29,6 @@ def sampling_is_eager(monkeypatch):
     host = importlib.import_module("equifast.kernels.orbit_conv2d_backward")
     monkeypatch.setattr(host, "base_images", base_images)
     monkeypatch.setattr(host, "_interpolation_adjoint", adjoint)
-
-
-@pytest.fixture
-def convolution_gradients_are_eager(monkeypatch):
-    """The kernels of `orbit_conv2d_backward` have laws of their own, and take the interpreter seconds."""
-    if backend.NAME != "interpreter":
-        return
-
-    def gradients(grad, x, weight, table, stride, padding, dilation, padding_mode, needs):
-        leaves = [t.detach().requires_grad_() for t in (x, weight, weight.new_zeros(weight.shape[0]))]
-        members = torch.cat([reference.sample(leaves[0], row, padding_mode) for row in reference.rows(table)])
-        return torch.autograd.grad(F.conv2d(members, *leaves[1:], stride, padding, dilation), leaves, grad)
-
-    monkeypatch.setattr(torch.ops.equifast, "orbit_conv2d_backward", gradients)
 
 
 def files_of(op: str) -> set[str]:

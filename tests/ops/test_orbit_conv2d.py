@@ -57,7 +57,7 @@ def check(group, tensors, options, activation="none", number=torch.float32, abou
     return out
 
 
-@pytest.mark.parametrize("options", by_backend(OPTIONS, OPTIONS[4:6]), ids=str)
+@pytest.mark.parametrize("options", by_backend(OPTIONS, OPTIONS[4:6], interpreter=OPTIONS[5:6]), ids=str)
 @pytest.mark.parametrize("group", by_backend(GROUPS, GROUPS[3:5], interpreter=GROUPS[3:4]), ids=str)
 def test_orbit_conv2d_is_conv2d_of_the_orbit(group, options):
     for i, dtype in enumerate(DTYPES):
