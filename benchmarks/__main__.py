@@ -15,21 +15,10 @@ import torch
 
 from equifast import backends
 
-from . import (
-    act,
-    canonicalize,
-    estimator,
-    memory,
-    orbit,
-    orbit_conv2d,
-    orbit_scores,
-    overhead,
-    report,
-    results,
-    tax,
-    training,
-)
-from .harness import COMPILE, Options, reason
+from .harness import report, results
+from .harness.measure import COMPILE, Options, reason
+from .ops import act, estimator, orbit, orbit_conv2d, orbit_scores, overhead
+from .pipeline import canonicalize, memory, tax, training
 
 MEASURES = {
     "canonicalize": canonicalize,
@@ -71,7 +60,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 def dry_run(only: tuple[str, ...]) -> int:
     """1 if anything failed. Times are of the interpreter and mean nothing."""
-    from . import interpreted
+    from .gpu import interpreted
 
     interpreted.patch()
     options = Options(torch.device("cpu"), 1, only=only, log=lambda line: print(line, file=sys.stderr), dry=True)

@@ -97,7 +97,7 @@ def needs(op: str) -> pytest.MarkDecorator:
 def install() -> None:
     """Make ``torch.ops.equifast`` run the backend under test, where importing the package is not enough."""
     if NAME == "interpreter":
-        from benchmarks import interpreted
+        from benchmarks.gpu import interpreted
 
         interpreted.patch()
     if NAME == "emulation":

@@ -12,25 +12,13 @@ import pytest
 import torch
 
 from benchmarks import __main__ as cli
-from benchmarks import (
-    act,
-    canonicalize,
-    contenders,
-    eager,
-    estimator,
-    memory,
-    orbit,
-    orbit_conv2d,
-    orbit_scores,
-    published,
-    report,
-    results,
-    training,
-)
-from benchmarks.harness import Case, Contender, Options, Spread, Timings, Work, direct, largest_difference, run
-from benchmarks.network import ConvNetwork, resnet50
-from benchmarks.settings import GROUPS, Setting, quick, weights
-from benchmarks.targets import PLAIN, TARGETS, Target
+from benchmarks.harness import contenders, eager, published, report, results
+from benchmarks.harness.measure import Case, Contender, Options, Spread, Timings, Work, direct, largest_difference, run
+from benchmarks.harness.network import ConvNetwork, resnet50
+from benchmarks.harness.settings import GROUPS, Setting, quick, weights
+from benchmarks.harness.targets import PLAIN, TARGETS, Target
+from benchmarks.ops import act, estimator, orbit, orbit_conv2d, orbit_scores
+from benchmarks.pipeline import canonicalize, memory, training
 
 CPU = torch.device("cpu")
 TINY = {group: Setting(group, batch=3, size=40, resize=32, layers=2, vector=16) for group in GROUPS}
@@ -221,7 +209,7 @@ def test_a_dry_run_fails_with_its_rows(monkeypatch, capsys):
         yield [{"measure": "m", "setting": "s", "contender": "equifast-triton", "error": "broken"}], []
 
     monkeypatch.setattr(orbit, "measure", fails)
-    monkeypatch.setitem(sys.modules, "benchmarks.interpreted", SimpleNamespace(patch=lambda: None))
+    monkeypatch.setitem(sys.modules, "benchmarks.gpu.interpreted", SimpleNamespace(patch=lambda: None))
     assert cli.dry_run(("orbit",)) == 1
     assert "failed: m, s, equifast-triton: broken" in capsys.readouterr().out
 

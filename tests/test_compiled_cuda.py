@@ -1,12 +1,12 @@
-"""Every CUDA kernel, as `benchmarks.compiled_cuda` compiles it for GPUs that are not here."""
+"""Every CUDA kernel, compiled for GPUs that are not here."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from benchmarks import compiled_cuda, cuda_launches
-from benchmarks.compiled_cuda import MATRIX, MATRIX_TYPES, SOURCES, Report, archs, nvcc, resident, wants_matrix
+from benchmarks.compiled import cuda_kernels, cuda_launches
+from benchmarks.compiled.cuda_kernels import MATRIX, MATRIX_TYPES, SOURCES, Report, archs, nvcc, resident, wants_matrix
 
 #: Where a build must have its native libraries, a compiler that is there must be found.
 HIDDEN = os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1" and Path("/usr/local/cuda").exists()
@@ -19,11 +19,11 @@ pytestmark = [
 
 @pytest.fixture(scope="session")
 def report() -> Report:
-    return compiled_cuda.compiled(os.cpu_count() or 1)
+    return cuda_kernels.compiled(os.cpu_count() or 1)
 
 
 def lines(rows) -> str:
-    return "\n".join(f"{row.source} {row.kernel}<{row.kind}> sm_{row.arch}: {compiled_cuda.cell(row)}" for row in rows)
+    return "\n".join(f"{row.source} {row.kernel}<{row.kind}> sm_{row.arch}: {cuda_kernels.cell(row)}" for row in rows)
 
 
 def test_all_compile_and_link(report):
@@ -57,8 +57,8 @@ def test_products_run_on_matrix_units(report):
 
 
 def test_the_page_lists_what_is_compiled(report):
-    """Written by ``python -m benchmarks.compiled_cuda --write``."""
-    text = compiled_cuda.DOCS.read_text()
+    """Written by ``python -m benchmarks.compiled.cuda_kernels --write``."""
+    text = cuda_kernels.DOCS.read_text()
     titles = {line[3:] for line in text.splitlines() if line.startswith("## ")}
     assert {title for title in titles if title.endswith(".cu")} == {row.source for row in report.rows}
     missing = [row for row in report.rows if f"| {row.kernel} | {row.kind} |" not in text]
@@ -66,7 +66,7 @@ def test_the_page_lists_what_is_compiled(report):
 
 
 def test_the_page_lists_what_real_sizes_launch():
-    text = compiled_cuda.DOCS.read_text()
+    text = cuda_kernels.DOCS.read_text()
     missing = [line for line in cuda_launches.lines() if line not in text]
     assert not missing, missing
 
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(1024) planted_kernel(float* out, const float* 
 def test_a_kernel_that_spills_is_seen(size, spills, tmp_path):
     source = tmp_path / "planted.cu"
     source.write_text(PLANTED.replace("SIZE", str(size)))
-    found = compiled_cuda.compiled(1, [source])
+    found = cuda_kernels.compiled(1, [source])
     assert not found.errors and [row.arch for row in found.rows] == list(archs())
     for row in found.rows:
         assert (row.spills > 0) == spills and (row.kernel, row.kind, row.threads) == ("planted", "", 1024), row

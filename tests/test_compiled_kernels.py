@@ -1,4 +1,4 @@
-"""Every Triton kernel and configuration, as `benchmarks.compiled` compiles them for architectures that are not here."""
+"""Every Triton kernel and configuration, compiled for architectures that are not here."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from triton.compiler import ASTSource
 
-from benchmarks import compiled
-from benchmarks.compiled import ARCHS, MATRIX, Row, Work
+from benchmarks.compiled import triton_kernels
+from benchmarks.compiled.triton_kernels import ARCHS, MATRIX, Row, Work
 
 from .fake_gpu import SHARED
 
@@ -26,16 +26,16 @@ pytestmark = [
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory) -> list[Row]:
     """In a process of its own: there the tensors' device is a driver that is none. All that there is in one third of
-    the time; ``python -m benchmarks.compiled`` takes all architectures for each."""
+    the time; ``python -m benchmarks.compiled.triton_kernels`` takes all architectures for each."""
     file = tmp_path_factory.mktemp("compiled") / "rows.json"
-    command = [sys.executable, "-m", "benchmarks.compiled", "--in-turn", "--json", file]
+    command = [sys.executable, "-m", "benchmarks.compiled.triton_kernels", "--in-turn", "--json", file]
     run = subprocess.run(command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True)
     assert file.exists(), f"exit status {run.returncode}: {run.stdout[-1000:]}{run.stderr[-4000:]}"
     return [Row(**row) for row in json.loads(file.read_text())]
 
 
 def lines(rows: list[Row]) -> str:
-    return "\n".join(map(compiled.line, rows))
+    return "\n".join(map(triton_kernels.line, rows))
 
 
 def test_all_compile(rows):
@@ -61,7 +61,7 @@ def test_every_kernel_is_there(rows):
 
 
 def test_products_run_on_matrix_units(rows):
-    wrong = [row for row in rows if compiled.wants_matrix(row) and not row.instructions]
+    wrong = [row for row in rows if triton_kernels.wants_matrix(row) and not row.instructions]
     assert not wrong, lines(wrong)
     for kernel in MATRIX:
         for arch in ARCHS:
@@ -79,8 +79,8 @@ def test_shared_memory_suffices(rows):
 
 
 def test_the_page_lists_what_is_compiled(rows):
-    """Written by ``python -m benchmarks.compiled --write``."""
-    text = compiled.DOCS.read_text()
+    """Written by ``python -m benchmarks.compiled.triton_kernels --write``."""
+    text = triton_kernels.DOCS.read_text()
     titles = {line[3:] for line in text.splitlines() if line.startswith("## ")}
     assert titles == {row.kernel for row in rows}
     missing = [row for row in rows if f"| {row.problem} | {row.config} |" not in text]
@@ -99,7 +99,7 @@ def many_at_once(out, x, SIZE: tl.constexpr):
 
 def compile_here(size: int, arch: int) -> Row:
     source = ASTSource(many_at_once, {"out": "*fp32", "x": "*fp32", "SIZE": "constexpr"}, {(2,): size})
-    return compiled.compiled(Work(arch, "many_at_once", "planted", str(size), source, {"num_warps": 1}))
+    return triton_kernels.compiled(Work(arch, "many_at_once", "planted", str(size), source, {"num_warps": 1}))
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-gpu = pytest.importorskip("benchmarks.gpu", reason="needs the source tree")
+gpu = pytest.importorskip("benchmarks.gpu.__main__", reason="needs the source tree")
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {step.name: step for step in gpu.steps()}
@@ -55,7 +55,7 @@ def test_steps_have_names_of_their_own_and_a_form_without_a_gpu():
 
 
 def test_selection_covers_every_op():
-    from benchmarks.backends import SETS
+    from benchmarks.gpu.backends import SETS
     from equifast import selection
 
     listed = [op for ops in SETS.values() for op in ops]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import published
+from benchmarks.harness import published
 
 THEIRS, OURS = "equiadapt", "equifast.compat.equiadapt"
 

@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .__main__ import MEASURES
+from ..__main__ import MEASURES
+from ..harness.results import ROOT, _commit
 from .backends import SETS
-from .results import ROOT, _commit
 
 LIMIT_S = 8 * 60
 BOTH = ("triton", "cuda")
@@ -101,14 +101,14 @@ def steps() -> Iterator[Step]:
     yield Step(
         "counters",
         ("ncu", *sections, "--kernel-name", KERNELS, "--csv", "--log-file", "{out}/counters.csv")
-        + (PYTHON, "-m", "benchmarks.backends", "--once"),
+        + (PYTHON, "-m", "benchmarks.gpu.backends", "--once"),
         "ncu reads the counters of a GPU",
         {"EQUIFAST_AUTOTUNE": "0"},
         tool="ncu",
         backends=BOTH,
     )
     for name in SETS:
-        command = (PYTHON, "-m", "benchmarks.backends", "--only", name)
+        command = (PYTHON, "-m", "benchmarks.gpu.backends", "--only", name)
         dry = (*command, "--dry-run") if name == "scores" else "selection-scores stands for it"
         yield Step(f"selection-{name}", command, dry, backends=BOTH, keep=("equifast/selection.json",))
     for name in MEASURES:

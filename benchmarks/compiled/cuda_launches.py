@@ -19,7 +19,7 @@ from torch import Tensor
 
 from equifast.groups import as_group
 
-from .results import ROOT
+from ..harness.results import ROOT
 
 #: Bytes of shared memory of a multiprocessor, of which each block takes 1024 more than it asks for.
 MULTIPROCESSOR = 228 << 10

@@ -1,5 +1,5 @@
-"""``python -m benchmarks.compiled_cuda``: every CUDA kernel compiled by nvcc for architectures that need not be here,
-and linked: registers, spills, shared memory, blocks that fit and matrix instructions. ``--write`` writes
+"""``python -m benchmarks.compiled.cuda_kernels``: every CUDA kernel compiled by nvcc, for architectures that need not
+be here, and linked: registers, spills, shared memory, blocks that fit and matrix instructions. ``--write`` writes
 docs/cuda_kernels.md.
 """
 
@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..harness.results import ROOT
 from . import cuda_launches
-from .results import ROOT
 
 SOURCES = ROOT / "csrc" / "cuda"
 DOCS = ROOT / "docs" / "cuda_kernels.md"
@@ -306,8 +306,8 @@ def cell(row: Row | None) -> str:
 
 INTRODUCTION = """# Compiled CUDA kernels
 
-Written by `python -m benchmarks.compiled_cuda --write`; edits here will be lost. Every kernel of csrc/cuda as nvcc
-compiles it with the flags of CMakeLists.txt; no GPU is needed for that. `tests/test_compiled_cuda.py` holds that
+Written by `python -m benchmarks.compiled.cuda_kernels --write`; edits here will be lost. Every kernel of csrc/cuda as
+nvcc compiles it with the flags of CMakeLists.txt; no GPU is needed for that. `tests/test_compiled_cuda.py` holds that
 nothing spills, and that products run on matrix units, but for float64 and for float32 in full precision.
 
 Cells: registers of a thread / blocks × threads that a multiprocessor holds at once / the warps among all that it could.
@@ -335,7 +335,9 @@ def page(report: Report) -> str:
 
 def main(given: list[str] | None = None) -> int:
     """1 if anything spills or fails."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compiled_cuda", description="CUDA kernels, compiled.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compiled.cuda_kernels", description="CUDA kernels, compiled."
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at once")
     parser.add_argument("--write", action="store_true", help="write docs/cuda_kernels.md")
     parser.add_argument("--json", type=Path, help="store what was found")

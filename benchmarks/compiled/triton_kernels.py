@@ -1,5 +1,6 @@
-"""``python -m benchmarks.compiled``: every Triton kernel and configuration compiled, for architectures that need not be
-here: registers, spills, shared memory and matrix instructions. ``--write`` writes docs/kernels.md.
+"""``python -m benchmarks.compiled.triton_kernels``: every Triton kernel and configuration compiled, for
+architectures that need not be here: registers, spills, shared memory and matrix instructions. ``--write`` writes
+docs/kernels.md.
 
 `calls` says for what: host functions are called on tensors in memory that nobody touches, under `tests.fake_gpu`; what
 they would compile is taken down, and compiled in a few processes.
@@ -29,7 +30,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .results import ROOT
+from ..harness.results import ROOT
 
 ARCHS = (80, 90, 100)
 DOCS = ROOT / "docs" / "kernels.md"
@@ -82,7 +83,7 @@ def collect(arch: int, only: Sequence[str] = ()) -> list[Work]:
     from equifast.kernels._launch import Kernel
     from tests.fake_gpu import FakeGpu
 
-    from .compiled_calls import calls
+    from .triton_calls import calls
 
     found: dict[tuple, Work] = {}
     named: set[tuple[str, str, str]] = set()
@@ -200,10 +201,10 @@ def line(row: Row) -> str:
 
 INTRODUCTION = """# Compiled kernels
 
-Written by `python -m benchmarks.compiled --write`; edits here will be lost. Every Triton kernel, for each class of
-problems and every configuration worth trying there, the likeliest first, as Triton compiles it; no GPU is needed for
-that. `tests/test_compiled_kernels.py` holds that nothing spills, that shared memory suffices, and that products run on
-matrix units, but for float64 and for float32 in full precision (`ieee`).
+Written by `python -m benchmarks.compiled.triton_kernels --write`; edits here will be lost. Every Triton kernel, for
+each class of problems and every configuration worth trying there, the likeliest first, as Triton compiles it; no GPU is
+needed for that. `tests/test_compiled_kernels.py` holds that nothing spills, that shared memory suffices, and that
+products run on matrix units, but for float64 and for float32 in full precision (`ieee`).
 
 Cells: registers of a thread / KiB of shared memory of a block, and the matrix instructions; *–*: not tried on this
 architecture. What compiles to the same code as a row above is left out.
@@ -243,7 +244,9 @@ def _cell(row: Row | None) -> str:
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compiled", description="Triton kernels, compiled.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compiled.triton_kernels", description="Triton kernels, compiled."
+    )
     parser.add_argument("--arch", default="80,90,100", help="comma-separated; default: 80,90,100")
     parser.add_argument("--only", default="", help="comma-separated names of kernels; default: all")
     parser.add_argument("--in-turn", action="store_true", help="each configuration for one of the architectures")

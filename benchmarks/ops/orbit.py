@@ -9,10 +9,10 @@ import torch
 
 import equifast
 
-from . import contenders, eager, published
-from .harness import Case, Contender, Options, Work, direct, largest_difference, run
-from .results import Row, rows, verdicts
-from .settings import GROUPS, Setting
+from ..harness import contenders, eager, published
+from ..harness.measure import Case, Contender, Options, Work, direct, largest_difference, run
+from ..harness.results import Row, rows, verdicts
+from ..harness.settings import GROUPS, Setting
 
 MEASURE = "orbit"
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 import equifast
 
-from . import contenders, eager, published
-from .harness import Case, Contender, Options, Work, direct, largest_difference, run
-from .results import Row, rows, verdicts
-from .settings import Setting
+from ..harness import contenders, eager, published
+from ..harness.measure import Case, Contender, Options, Work, direct, largest_difference, run
+from ..harness.results import Row, rows, verdicts
+from ..harness.settings import Setting
 
 #: Of each measure: groups, and which of their ids are drawn.
 ELEMENTS = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ..harness.measure import COMPILE, Case
+from ..harness.settings import GROUPS, Setting, quick
 from . import act, estimator, orbit, orbit_conv2d, orbit_scores
-from .harness import COMPILE, Case
-from .settings import GROUPS, Setting, quick
 
 pytest.importorskip("pytest_benchmark")
 

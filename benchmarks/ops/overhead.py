@@ -13,10 +13,10 @@ from torch import Tensor
 
 from equifast import ops, reference
 
-from . import contenders
-from .harness import Case, Contender, Options, direct, largest_difference, run
-from .results import Row, rows, verdicts
-from .settings import Setting
+from ..harness import contenders
+from ..harness.measure import Case, Contender, Options, direct, largest_difference, run
+from ..harness.results import Row, rows, verdicts
+from ..harness.settings import Setting
 
 MEASURE = "host overhead"
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.backends``: CUDA C++ against Triton on a GPU, every op, dtype and class of shapes.
+"""``python -m benchmarks.gpu.backends``: CUDA C++ against Triton on a GPU, every op, dtype and class of shapes.
 
 Writes the winners into `equifast/selection.json`, by which calls are then served. Both take turns within each round,
 and the median of the ratios counts. A backend that fails, or computes something else than Triton does, leaves no row:
@@ -22,9 +22,9 @@ from equifast import backends, selection
 from equifast.groups import as_group
 from equifast.ops import _library
 
-from . import results
-from .harness import Case, Contender, Options, Spread, largest_difference, run
-from .settings import Setting
+from ..harness import results
+from ..harness.measure import Case, Contender, Options, Spread, largest_difference, run
+from ..harness.settings import Setting
 
 GROUP = as_group("C8")
 
@@ -184,7 +184,9 @@ def chosen_ops(given: str) -> tuple[str, ...]:
 
 
 def main(given: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.backends", description="Which GPU backend is faster?")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu.backends", description="Which GPU backend is faster?"
+    )
     parser.add_argument("--only", default="", help=f"comma-separated: ops, or {', '.join(SETS)}; default: all")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--table", type=Path, default=selection.TABLE, help="the file that gets the rows")
@@ -197,7 +199,7 @@ def main(given: list[str] | None = None) -> int:
     if chosen.dry_run and not backends.INTERPRETING:
         environment = os.environ | {"TRITON_INTERPRET": "1", "EQUIFAST_BACKEND": "triton"}
         given = sys.argv[1:] if given is None else given
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.backends", *given], environment)
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.gpu.backends", *given], environment)
     warnings.filterwarnings("ignore", module="torch")
     if not chosen.dry_run and (missing := {b: why for b in ("cuda", "triton") if (why := backends.available()[b])}):
         print("Both backends are needed: " + "; ".join(f"{name}: {why}" for name, why in missing.items()))

@@ -17,10 +17,10 @@ from torch import Tensor
 
 import equifast
 
-from . import contenders, eager
-from .harness import Case, Contender, Options, Spread, Timings, Work, direct, largest_difference, run
-from .results import Row, rows, verdicts
-from .settings import DTYPES, GROUPS, Setting
+from ..harness import contenders, eager
+from ..harness.measure import Case, Contender, Options, Spread, Timings, Work, direct, largest_difference, run
+from ..harness.results import Row, rows, verdicts
+from ..harness.settings import DTYPES, GROUPS, Setting
 
 FORWARD = "orbit_conv2d"
 BACKWARD = "orbit_conv2d, backward (weight)"

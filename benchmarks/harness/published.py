@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import eager
-from .harness import Unavailable, reason
+from .measure import Unavailable, reason
 from .network import ConvNetwork
 from .settings import Setting
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import equifast
 
-from . import contenders, eager
-from .harness import COMPILE, Case, Contender, Options, Thunk, Work, largest_difference, run
-from .results import Row, rows, verdicts
-from .settings import Setting
+from ..harness import contenders, eager
+from ..harness.measure import COMPILE, Case, Contender, Options, Thunk, Work, largest_difference, run
+from ..harness.results import Row, rows, verdicts
+from ..harness.settings import Setting
 
 MEASURE = "orbit_scores and losses"
 FORWARD = "orbit_scores and losses, forward"

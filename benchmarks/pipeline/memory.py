@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from . import contenders
-from .harness import Options, Timings, Unavailable, reason
-from .results import ROOT, Row, rows, verdicts
-from .settings import Setting
+from ..harness import contenders
+from ..harness.measure import Options, Timings, Unavailable, reason
+from ..harness.results import ROOT, Row, rows, verdicts
+from ..harness.settings import Setting
 
 MEASURE = "training step, peak memory"
 
@@ -43,7 +43,7 @@ def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
 
 def in_subprocess(name: str, setting: Setting, device: torch.device) -> float:
     """MiB."""
-    command = [sys.executable, "-m", "benchmarks.memory", name, json.dumps(asdict(setting))]
+    command = [sys.executable, "-m", "benchmarks.pipeline.memory", name, json.dumps(asdict(setting))]
     command += [str(device), str(torch.get_num_threads())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     if done.returncode:
@@ -89,7 +89,7 @@ def resident(field: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline.memory", description=__doc__.split("\n")[0])
     parser.add_argument("contender")
     parser.add_argument("setting", type=json.loads)
     parser.add_argument("device", nargs="?", default="cpu", type=torch.device)

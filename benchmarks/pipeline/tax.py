@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from . import contenders
-from .harness import Case, Contender, Options, direct, run
-from .network import resnet50
-from .results import Row, rows, verdicts
-from .settings import GROUPS, Setting
+from ..harness import contenders
+from ..harness.measure import Case, Contender, Options, direct, run
+from ..harness.network import resnet50
+from ..harness.results import Row, rows, verdicts
+from ..harness.settings import GROUPS, Setting
 
 MEASURE = "tax"
 NETWORK = "ResNet-50"

@@ -10,10 +10,10 @@ from torch import Tensor
 
 import equifast
 
-from . import contenders, eager
-from .harness import Case, Contender, Options, Thunk, Work, largest_difference, noted, run
-from .results import Row, rows, verdicts
-from .settings import GROUPS, Setting
+from ..harness import contenders, eager
+from ..harness.measure import Case, Contender, Options, Thunk, Work, largest_difference, noted, run
+from ..harness.results import Row, rows, verdicts
+from ..harness.settings import GROUPS, Setting
 
 BACKWARD = "straight-through backward"
 BOTH = "straight-through, forward and backward"

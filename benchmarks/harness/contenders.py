@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import equifast
 
 from . import eager, published
-from .harness import Contender, direct
+from .measure import Contender, direct
 from .network import ConvNetwork
 from .settings import DTYPES, LAYOUTS, Setting, weights
 

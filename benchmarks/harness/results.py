@@ -15,11 +15,11 @@ import torch
 
 import equifast
 
-from .harness import Spread, Timings
+from .measure import Spread, Timings
 from .settings import Setting
 from .targets import TARGETS, Target
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "triton", "equiadapt", "kornia", "torchvision", "numpy")
 
 Row = dict[str, Any]

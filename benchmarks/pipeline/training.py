@@ -13,11 +13,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from . import contenders, eager
+from ..harness import contenders, eager
+from ..harness.measure import Case, Contender, Options, largest_difference, noted, run
+from ..harness.results import Row, rows, verdicts
+from ..harness.settings import GROUPS, Setting
 from .canonicalize import SUFFIX, split
-from .harness import Case, Contender, Options, largest_difference, noted, run
-from .results import Row, rows, verdicts
-from .settings import GROUPS, Setting
 
 MEASURE = "training step"
 OUTSIDE = "training step, outside the network"

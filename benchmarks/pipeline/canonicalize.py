@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from . import contenders, published
-from .harness import Case, Contender, Options, Timings, Work, direct, noted, run
-from .results import Row, is_ours, rows, verdicts
-from .settings import Setting, further, headline
+from ..harness import contenders, published
+from ..harness.measure import Case, Contender, Options, Timings, Work, direct, noted, run
+from ..harness.results import Row, is_ours, rows, verdicts
+from ..harness.settings import Setting, further, headline
 
 MEASURE = "canonicalize"
 OUTSIDE = "canonicalize, outside the network"
