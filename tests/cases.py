@@ -62,14 +62,14 @@ LAYOUTS = {
 
 def rand(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Uniform in [-1, 1), the same values (but for rounding) in every dtype and on every device."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     values = torch.rand(shape, dtype=torch.float64, generator=generator, device="cpu")
     return (values * 2 - 1).to(DEVICE, dtype)
 
 
 def ids(group: Group | str, batch: int, seed: int = 0) -> Tensor:
     """A random element for each of a batch."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randint(as_group(group).order, (batch,), generator=generator, device="cpu").to(DEVICE)
 
 
@@ -103,10 +103,12 @@ def assert_same_sum(actual: Tensor, expected: Tensor) -> None:
     (assert_near if NAME == "reference" else assert_same)(actual, expected)
 
 
-def assert_near(actual: Tensor, expected: Tensor, scale: float = 1.0) -> None:
+def assert_near(actual: Tensor, expected: Tensor, scale: float = 1.0, about: str = "") -> None:
     """Within the tolerance of the actual dtype, whatever the expected one; integers are equal."""
     tolerance = {name: scale * value for name, value in TOLERANCES.get(actual.dtype, EXACT).items()}
-    torch.testing.assert_close(actual.double(), expected.double(), equal_nan=True, **tolerance)
+    torch.testing.assert_close(
+        actual.double(), expected.double(), equal_nan=True, msg=lambda m: f"{about}: {m}" if about else m, **tolerance
+    )
 
 
 def assert_near_overall(actual: Tensor, expected: Tensor, scale: float = 1.0, about: str = "") -> None:
@@ -271,7 +273,9 @@ def amid_nan(t: Tensor, before: int = 64) -> Tensor:
         base = tuple(slice(1) if stride == 0 else slice(None) for stride in t.stride())
         return amid_nan(t[base], before).expand(t.shape)
     span = 1 + sum(max(size - 1, 0) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-    out = torch.full((before + span + 64,), torch.nan, dtype=t.dtype).as_strided(t.shape, t.stride(), before)
+    out = torch.full((before + span + 64,), torch.nan, dtype=t.dtype, device=t.device).as_strided(
+        t.shape, t.stride(), before
+    )
     return out.copy_(t)
 
 

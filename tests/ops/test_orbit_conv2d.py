@@ -53,7 +53,11 @@ def check(group, tensors, options, activation="none", number=torch.float32, abou
     (out,) = call("orbit_conv2d", x, weight, bias, *options, activation)
     like = output(group, x, weight, bias, options, activation)
     assert (out.dtype, out.shape) == (x.dtype, like.shape)
-    assert_near_overall(out, like, tolerance(number), f"{group} {about} {activation} {number}")
+    about = f"{group} {about} {activation} {number}"
+    if number == "tf32":
+        assert_near_overall(out, like, tolerance(number), about)
+    else:
+        assert_near(out, like, tolerance(number), about)
     return out
 
 
@@ -210,6 +214,7 @@ def test_any_layout(group, dtype, channels, side, padding, layout):
     (_, x, weight, bias), options = layer(group, geometry, channels=channels, dtype=dtype, batch=by_backend(3, 2))
     x, weight, bias = LAYOUTS[layout](x), LAYOUTS[layout](weight), torch.stack((bias, bias), -1)[:, 0]
     out = check(group, [None, x, weight, bias], options)
+    assert_near(out, output(group, x, weight, bias, options), scale=2)
     like = F.conv2d(x, weight)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         assert out.is_contiguous(memory_format=memory_format) == like.is_contiguous(memory_format=memory_format)
@@ -264,19 +269,6 @@ def test_activations_over_their_whole_range(activation, dtype, near):
     torch.testing.assert_close(out, getattr(F, activation)(x), rtol=near, atol=near)
 
 
-@only("emulation", "gpu", because="convolution libraries for CPUs multiply by zeros beside an image")
-@pytest.mark.parametrize("number", NUMBERS, ids=str)
-@pytest.mark.parametrize("geometry", [*GEOMETRIES, TALL], ids=str)
-def test_infinity_stays_where_it_belongs(geometry, number):
-    """What is read beside a kernel, or where an image has no place, counts for nothing: not even 0·∞."""
-    with products_of(number) as dtype:
-        (_, x, weight, bias), options = layer("D2", geometry, channels=(2, 3), dtype=dtype)
-        x[..., ::5, ::4] = torch.inf
-        weight = weight.abs() + 1
-        (out,) = call("orbit_conv2d", x, weight, bias, *options, "none")
-        assert torch.equal(out.isfinite(), output("D2", x, weight, bias, options).isfinite()), geometry
-
-
 @pytest.mark.parametrize("number", by_backend(NUMBERS, NUMBERS, interpreter=[torch.float32]), ids=str)
 @pytest.mark.parametrize("options", [((1, 1), (1, 1), (1, 1)), ((2, 2), (1, 1), (1, 1))], ids=str)
 def test_what_is_not_a_number_stays_where_it_is(options, number):
@@ -286,7 +278,8 @@ def test_what_is_not_a_number_stays_where_it_is(options, number):
         (out,) = call("orbit_conv2d", x, weight, bias, *options, "relu")
         like = output("C4", x, weight, bias, options, "relu")
         assert torch.equal(out.isnan(), like.isnan()) and torch.equal(out.isinf(), like.isinf())
-        assert_near_overall(out.nan_to_num(0, 0, 0), like.nan_to_num(0, 0, 0), tolerance(number))
+        if number != "tf32":
+            assert_near(out, like)
 
 
 @only("interpreter", "emulation", "gpu", because="convolution libraries for CPUs sum in any order")
