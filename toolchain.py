@@ -182,7 +182,7 @@ def cuda_blocker():
         return f"EQUIFAST_CUDA: expected 0, 1 or auto, got '{wanted}'"
     if sys.platform != "linux":
         return f"no CUDA kernels for {sys.platform}"
-    if not list(ROOT.glob("csrc/cuda/*.cu")):
+    if not list(ROOT.glob("csrc/cuda/kernels/*.cu")):
         return "this source tree has no csrc/cuda"
     if torch().cuda is None and wanted != "1":
         return f"torch {torch().version} has no CUDA"

@@ -9,28 +9,24 @@ import re
 import sys
 import time
 import warnings
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import torch
 
 from equifast import backends
 
+from . import ops, pipeline
 from .harness import report, results
 from .harness.measure import COMPILE, Options, reason
-from .ops import act, estimator, orbit, orbit_conv2d, orbit_scores, overhead
-from .pipeline import canonicalize, memory, tax, training
 
+#: What can be measured: a file of `pipeline` or of `ops` each.
 MEASURES = {
-    "canonicalize": canonicalize,
-    "training": training,
-    "memory": memory,
-    "tax": tax,
-    "act": act,
-    "orbit": orbit,
-    "orbit_conv2d": orbit_conv2d,
-    "orbit_scores": orbit_scores,
-    "estimator": estimator,
-    "overhead": overhead,
+    module.name: import_module(f"{room.__name__}.{module.name}")
+    for room in (pipeline, ops)
+    for module in iter_modules(room.__path__)
+    if not module.name.startswith("test_")
 }
 
 #: Contenders that a dry run can do without.

@@ -1,4 +1,4 @@
-// What a group element does to a pixel grid: shared by every kernel, on the host and on the device.
+// What a group element does to a pixel grid. Every kernel includes this file, and so does the host code.
 #pragma once
 
 #include <cmath>
@@ -12,11 +12,11 @@
 
 namespace equifast {
 
-// On image coordinates (x right, y down) about the centre ((W-1)/2, (H-1)/2).
+// A linear map of image coordinates (x right, y down) about the centre ((W-1)/2, (H-1)/2).
 struct Matrix {
   double xx, xy, yx, yy;
 
-  EQUIFAST_HD bool operator==(const Matrix& o) const { return xx == o.xx && xy == o.xy && yx == o.yx && yy == o.yy; }
+  EQUIFAST_HD bool operator==(const Matrix& m) const { return xx == m.xx && xy == m.xy && yx == m.yx && yy == m.yy; }
   EQUIFAST_HD bool is_identity() const { return *this == Matrix{1, 0, 0, 1}; }
 };
 
@@ -24,14 +24,14 @@ EQUIFAST_HD inline Matrix operator*(const Matrix& a, const Matrix& b) {
   return {a.xx * b.xx + a.xy * b.yx, a.xx * b.xy + a.xy * b.yy, a.yx * b.xx + a.yy * b.yx, a.yx * b.xy + a.yy * b.yy};
 }
 
-// R(90°)^q F^r for code = q + 4r: F flips left-right and acts first, R turns counter-clockwise as displayed.
+// R(90°)^q F^r for code = q + 4r. F flips left-right and acts first; R turns counter-clockwise as displayed.
 EQUIFAST_HD inline Matrix quarter_turn(int code) {
   const int q = code & 3;
   const double c = q == 0 ? 1 : q == 2 ? -1 : 0, s = q == 1 ? 1 : q == 3 ? -1 : 0, f = code & 4 ? -1 : 1;
   return {f * c, s, -f * s, c};
 }
 
-// One row of an action table: the output at p is the source at base · quarter_turn(code) · p.
+// One row of an action table: the output at position p is the source at position base · quarter_turn(code) · p.
 struct Action {
   int code;
   Matrix base;
@@ -40,16 +40,18 @@ struct Action {
   EQUIFAST_HD Matrix matrix() const { return base * quarter_turn(code); }
 };
 
-// The same action with a permutation that maps this grid onto itself: off squares, only half turns and flips do.
+// The same action, with a permutation that maps this grid onto itself. Where the grid is not square, only half turns
+// and flips do, so a quarter turn moves into the base.
 EQUIFAST_HD inline Action factor(const Action& a, bool square) {
   if (square || !(a.code & 1)) return a;
   return {a.code - 1, a.base * quarter_turn(1)};
 }
 
-// The code of the inverse permutation: a flip after a turn is its own inverse.
+// The code of the inverse permutation. With a flip, a permutation is its own inverse.
 EQUIFAST_HD inline int inverse_code(int code) { return code & 4 ? code : -code & 3; }
 
-// Source pixel of output pixel (i, j) under a permutation: on each axis it follows i or j, upwards or downwards.
+// Where output pixel (i, j) of a permuted image comes from: along each axis, the index of the source pixel counts up or
+// down with i or with j.
 struct Permutation {
   bool transposed;   // the source row follows j and the source column follows i
   bool reverse_row;  // the source row counts down
@@ -63,8 +65,8 @@ struct Permutation {
   }
 };
 
-// Sample positions are whole multiples of 2^-24 pixel: then weights are exact in float, sums of offsets are exact, and
-// interpolation commutes bit for bit with the exact permutations.
+// Sample positions are whole multiples of 2^-24 pixel. Then weights are exact in float, sums of offsets are exact, and
+// interpolation commutes with the exact permutations bit for bit.
 constexpr int kFractionBits = 24;
 constexpr int32_t kOne = 1 << kFractionBits;
 
@@ -72,29 +74,36 @@ constexpr int32_t kOne = 1 << kFractionBits;
 struct Fixed {
   int32_t whole, fraction;
 
-  EQUIFAST_HD Fixed operator+(const Fixed& o) const {
-    const int32_t sum = fraction + o.fraction;
-    return {whole + o.whole + (sum >> kFractionBits), sum & (kOne - 1)};
+  EQUIFAST_HD Fixed operator+(const Fixed& f) const {
+    const int32_t sum = fraction + f.fraction;
+    return {whole + f.whole + (sum >> kFractionBits), sum & (kOne - 1)};
   }
 };
 
-// coefficient · distance, rounded to a step, after a start that is a multiple of one half.
+// start + coefficient · distance, where the product is rounded to a step. start is a multiple of one half.
 EQUIFAST_HD inline Fixed sample_offset(double coefficient, double distance, double start = 0) {
   const double offset = start + std::nearbyint(coefficient * distance * kOne) / kOne, whole = std::floor(offset);
   return {static_cast<int32_t>(whole), static_cast<int32_t>((offset - whole) * kOne)};
 }
 
+// What a row or a column of pixels adds to the positions that they read.
+struct Offsets {
+  Fixed x, y;
+};
+
 // The two neighbours of a position along an axis, first and first + 1, and their bilinear weights in steps of 1 / kOne.
-struct Tap {
+struct BilinearTap {
   int32_t first, near, far;
 };
 
-// Without a branch, so that a compiler makes vectors of it.
+// These have no branch, so that a compiler can make vectors of them.
 EQUIFAST_HD inline int32_t at_least(int32_t v, int32_t bound) { return v > bound ? v : bound; }
 EQUIFAST_HD inline int32_t at_most(int32_t v, int32_t bound) { return v < bound ? v : bound; }
 EQUIFAST_HD inline int32_t tent(int32_t distance) { return at_least(kOne - (distance < 0 ? -distance : distance), 0); }
 
-EQUIFAST_HD inline Tap bilinear_tap(Fixed p, int32_t size, bool border) {
+// The neighbours of a position on an axis of `size` pixels. With `border`, positions beyond the edge read the pixel on
+// the edge; else the weights of what lies beyond are 0.
+EQUIFAST_HD inline BilinearTap bilinear_tap(Fixed p, int32_t size, bool border) {
   int32_t whole = p.whole, fraction = p.fraction;
   if (border) {
     fraction &= -static_cast<int32_t>((whole >= 0) & (whole < size - 1));

@@ -1,4 +1,5 @@
-// Facts about the native build that need no tensor. pybind11 and the LibTorch stable ABI can't share a file.
+// The Python module _helper: facts about the native build, and the geometry of geometry.h for tests. It needs no
+// tensor, since pybind11 and the LibTorch stable ABI can't share a file.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu_isa.h"
+#include "cpu/runtime/isa.h"
 #include "geometry.h"
 
 namespace py = pybind11;
@@ -23,7 +24,7 @@ py::tuple factored(int code, const Row& base, bool square) {
   return py::make_tuple(a.code, Row{a.base.xx, a.base.xy, a.base.yx, a.base.yy});
 }
 
-// Flat source index of every pixel of a height × width plane under a permutation.
+// The flat source index of every pixel of a permuted height × width plane.
 std::vector<int64_t> permuted(int code, int64_t height, int64_t width) {
   const equifast::Permutation p(code);
   if (p.transposed && height != width) throw std::invalid_argument("code: a quarter turn needs a square");
@@ -36,7 +37,7 @@ std::vector<int64_t> permuted(int code, int64_t height, int64_t width) {
   return out;
 }
 
-// (first column, near, far, first row, near, far) of every pixel that a rotation reads.
+// For every pixel of a rotated plane, what it reads: (first column, near, far, first row, near, far).
 std::vector<std::array<double, 6>> taps(const Row& base, int64_t height, int64_t width, bool border) {
   std::vector<std::array<double, 6>> out;
   for (int64_t i = 0; i < height; ++i)

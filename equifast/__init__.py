@@ -15,9 +15,11 @@ except Exception as error:  # so that equifast.info can still tell why
         raise ImportError(f"equifast.{name} needs torch, which can't be imported: {_torch_error}") from _torch_error
 
 else:
-    from . import backends, losses, native, nn, reference, scores
+    from . import backends, losses, nn, reference, scores
+    from .backends import native
     from .canonical_form import CanonicalForm
     from .canonicalize import canonicalize
+    from .choice import OrbitLosses, OrbitScores
     from .groups import CyclicGroup, DihedralGroup, Group, as_group
     from .nn.fusion import fuse_first_layer
     from .ops import (
@@ -31,7 +33,6 @@ else:
         orbit_scores,
     )
     from .preprocess import check_preprocess
-    from .reference import OrbitLosses, OrbitScores
 
     __all__ = [
         "CanonicalForm",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch.utils import _pytree
 
 from . import checks, losses, ops, targets
 from .groups import Group
+from .targets import Targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,45 +55,41 @@ class CanonicalForm:
             padding_mode=self.padding_mode,
         )
 
-    def transform_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+    def transform_boxes(self, boxes: Targets) -> Targets:
         """Boxes of the inputs to those of the canonical images; see `targets.act_boxes`.
 
         Boxes are (B, N, 4) or a list of (N_i, 4), in pixels of images of this form's size.
         """
         return targets.act_boxes(boxes, self.element, group=self.group, size=self._size, inverse=True)
 
-    def invert_boxes(self, boxes: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+    def invert_boxes(self, boxes: Targets) -> Targets:
         """Boxes on canonical images (predictions, say) back to the inputs; see `targets.act_boxes`."""
         return targets.act_boxes(boxes, self.element, group=self.group, size=self._size)
 
-    def transform_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+    def transform_points(self, points: Targets) -> Targets:
         """Pixel positions of the inputs to those of the canonical images; see `targets.act_points`.
 
         Points are (B, N, 2) or a list of (N_i, 2), in pixels of images of this form's size.
         """
         return targets.act_points(points, self.element, group=self.group, size=self._size, inverse=True)
 
-    def invert_points(self, points: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+    def invert_points(self, points: Targets) -> Targets:
         """Pixel positions on canonical images back to the inputs; see `targets.act_points`."""
         return targets.act_points(points, self.element, group=self.group, size=self._size)
 
-    def transform_masks(
-        self, masks: Tensor | Sequence[Tensor], *, padding_mode: str = "zeros", fill: float = 0
-    ) -> Tensor | list[Tensor]:
+    def transform_masks(self, masks: Targets, *, padding_mode: str = "zeros", fill: float = 0) -> Targets:
         """Masks of the inputs to those of the canonical images; see `targets.act_masks`.
 
         Masks are (B, H, W), (B, N, H, W) or a list of (N_i, H, W). Beyond their edge lies ``fill``, whatever
         ``padding_mode`` the images have: an object at the edge does not grow as the repeated edge of its image does.
         """
-        options = {"padding_mode": padding_mode, "fill": fill}
-        return targets.act_masks(masks, self.element, group=self.group, inverse=True, **options)
+        return targets.act_masks(
+            masks, self.element, group=self.group, inverse=True, padding_mode=padding_mode, fill=fill
+        )
 
-    def invert_masks(
-        self, masks: Tensor | Sequence[Tensor], *, padding_mode: str = "zeros", fill: float = 0
-    ) -> Tensor | list[Tensor]:
+    def invert_masks(self, masks: Targets, *, padding_mode: str = "zeros", fill: float = 0) -> Targets:
         """Masks on canonical images back to the inputs, with ``fill`` beyond their edge; see `targets.act_masks`."""
-        options = {"padding_mode": padding_mode, "fill": fill}
-        return targets.act_masks(masks, self.element, group=self.group, **options)
+        return targets.act_masks(masks, self.element, group=self.group, padding_mode=padding_mode, fill=fill)
 
     def prior_loss(self, target: Tensor | None = None, *, beta: float | None = None) -> Tensor:
         """`losses.prior_loss` of the activations."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]  # not in torch's stubs
 
 from . import checks, ops
 from .canonical_form import CanonicalForm
+from .choice import OrbitScores
 from .estimators import ESTIMATORS
 from .groups import Group, as_group
 from .orbit_vectors import Network, orbit_vectors
-from .reference import OrbitScores
 
 
 def canonicalize(
@@ -124,7 +124,7 @@ def _scores(
         if values.shape != vectors.shape[:1]:
             raise ValueError(f"score: expected to return ({vectors.shape[0]},), got {tuple(values.shape)}")
         return _select(values.unflatten(0, (group.order, x.shape[0])).t(), x, group, beta, "score")
-    checks.tensor("reference", reference)
+    reference = checks.tensor("reference", reference)
     # A network in a narrow type may well be compared with a reference that is kept in a wide one.
     common = torch.promote_types(vectors.dtype, reference.dtype)
     return ops.orbit_scores(vectors.to(common), reference.to(common), group=group, beta=beta, similarity=similarity)

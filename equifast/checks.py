@@ -7,16 +7,18 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+from .dtypes import DTYPES
 
 
 def shape(t: Tensor) -> str:
     return str(tuple(t.shape))
 
 
-def tensor(name: str, t: object) -> None:
+def tensor(name: str, t: object) -> Tensor:
+    """Return t itself, which a type checker then knows to be a Tensor."""
     if not isinstance(t, Tensor):
         raise TypeError(f"{name}: expected a Tensor, got {type(t).__name__}")
+    return t
 
 
 def floating(name: str, t: Tensor) -> None:
@@ -24,7 +26,7 @@ def floating(name: str, t: Tensor) -> None:
         raise TypeError(f"{name}: expected float64, float32, float16 or bfloat16, got {t.dtype}")
 
 
-def images(name: str, x: object) -> None:
+def images(name: str, x: Tensor) -> None:
     tensor(name, x)
     if x.dim() != 4:
         raise ValueError(f"{name}: expected (B, C, H, W), got {shape(x)}")
@@ -46,7 +48,7 @@ def same_dtype(**tensors: Tensor | None) -> None:
     (first, head), *rest = present.items()
     for name, t in rest:
         floating(name, t)
-        # Autocast, which a meta tensor has none of, brings them to one dtype.
+        # Autocast brings them to one dtype. Meta tensors have no autocast.
         if t.dtype != head.dtype and (t.is_meta or not torch.is_autocast_enabled(t.device.type)):
             raise TypeError(f"{name}: expected the dtype of {first}, {head.dtype}, got {t.dtype}")
 
@@ -70,6 +72,30 @@ def size(name: str, value: object) -> None:
             raise ValueError(f"{name}: expected at least one row and column, got {value!r}")
 
 
+def vectors(name: str, t: Tensor, order: int, size: str = "d") -> None:
+    """Whether t is (E·B, d); ``size`` names d in the error."""
+    tensor(name, t)
+    if t.dim() != 2:
+        raise ValueError(f"{name}: expected (E·B, {size}), got {shape(t)}")
+    floating(name, t)
+    orbit_rows(name, t, order)
+
+
+def vector(name: str, t: Tensor, size: int) -> None:
+    tensor(name, t)
+    if t.shape != (size,):
+        raise ValueError(f"{name}: expected ({size},), got {shape(t)}")
+
+
+def number(name: str, value: object) -> None:
+    if isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a number, got a Tensor")
+
+
+def similarity(value: object) -> None:
+    one_of("similarity", value, ("cosine", "dot"))
+
+
 def orbit_rows(name: str, t: Tensor, order: int) -> None:
     if t.shape[0] % order:
         raise ValueError(f"{name}: expected E·B rows with E = {order}, got {shape(t)}")
@@ -83,7 +109,7 @@ def channels(name: str, x: Tensor, representation: str, order: int) -> None:
         raise ValueError(f"{name}: expected an even number of channels for 'vector', got {count}")
 
 
-def elements(name: str, ids: object, batch: int, order: int) -> None:
+def elements(name: str, ids: Tensor, batch: int, order: int) -> None:
     tensor(name, ids)
     if ids.dtype != torch.int64:
         raise TypeError(f"{name}: expected int64 ids, got {ids.dtype}")

@@ -14,5 +14,5 @@ def assume_constant_result(function: Function) -> Function:
     `torch.compiler.assume_constant_result` sets the same attribute, but imports the whole compiler to do it, which
     would add 2 s to ``import equifast``.
     """
-    function._dynamo_marked_constant = True
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch's mark, which no type declares
     return function

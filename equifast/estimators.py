@@ -4,7 +4,7 @@ Each is a function ``(x, scores, group, beta, padding_mode) -> (image, element)`
 `OrbitScores` give the canonical images, like x, and the chosen ids (B,) int64. The hard ones return exactly
 ``g_e⁻¹·x``; they differ in what their backward pass pretends to have computed (paper 2405.14089, section 3).
 
-A sample whose probabilities are NaN has fallen back to the identity (see `reference.select`). With every estimator its
+A sample whose probabilities are NaN has fallen back to the identity (see `choice.select`). With every estimator its
 weights are then one-hot: its image is x itself, the gradient of x is that of the identity, and its probabilities get no
 gradient.
 """
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .choice import OrbitScores, choice_weights, logits
+from .dtypes import accumulate_dtype
 from .groups import Group
 from .ops.angle_inner import angle_inner
-from .reference import OrbitScores, accumulate_dtype, choice_weights, logits
 
 Estimator = Callable[[Tensor, OrbitScores, Group, float, str], tuple[Tensor, Tensor]]
 Table = tuple[float, ...]
@@ -66,10 +67,10 @@ def angle(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mod
 
     The choice is read as ``θ = Σ_e p_e·θ_e`` (a plain number, not a point of the circle) and ``r = Σ_e p_e·r_e``, the
     image as ``(1 − r)·R(−θ)x + r·F R(−θ)x``. So ``∂L/∂p_e = (∂L/∂θ)·θ_e + (∂L/∂r)·r_e`` with the analytic derivative
-    of the bilinear warp by its angle: where a sample falls on a pixel, the mean of the slopes on either side; zero
-    where the border clamps. Its backward pass is one kernel on a GPU, which has no derivative of its own, and eager
-    PyTorch on a CPU. It is here for comparison with published results: `straight_through` knows that 0° and 315° are
-    neighbours, and is faster on a CPU.
+    of the bilinear resampling by its angle. Where a sample falls on a pixel, that is the mean of the slopes on either
+    side; where the border clamps, it is zero. The backward pass is one kernel on a GPU, which has no derivative of its
+    own, and eager PyTorch on a CPU. This estimator is here for comparison with published results: `straight_through`
+    knows that 0° and 315° are neighbours, and is faster on a CPU.
     """
     table = group.action_table(inverse=True)
     image = _Angle.apply(x, scores.probabilities, scores.element, table, padding_mode, group)
@@ -96,7 +97,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, probabilities, element = ctx.saved_tensors
-        action = (ctx.table, [], [], ctx.padding_mode)
+        action: tuple[Table, list[int], list[float], str] = (ctx.table, [], [], ctx.padding_mode)
         dx = dp = None
         if ctx.needs_input_grad[0]:
             weights = choice_weights(probabilities, element).to(accumulate_dtype(grad.dtype))

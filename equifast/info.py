@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -85,14 +86,14 @@ def copy() -> dict:
 
 
 def build() -> dict:
-    import equifast.native as native  # without torch, `from equifast import` would fail
+    import equifast.backends.native as native  # without torch, `from equifast import` would fail
 
     return native.build_info() or {"native": False, "reason": native.NEVER_BUILT}
 
 
 def cpu() -> dict:
     def helper():
-        import equifast.native as native
+        import equifast.backends.native as native
 
         built = native.build_info().get("python", "none")
         if built.split(".")[:2] != list(platform.python_version_tuple()[:2]):
@@ -147,24 +148,25 @@ def backends() -> dict:
 
     return {
         **{name: reason or "usable" for name, reason in backends.available().items()},
-        "chosen": {device: guarded(lambda d=device: backends.choose(d)) for device in ("cpu", "cuda")},
+        "chosen": {device: guarded(partial(backends.choose, device)) for device in ("cpu", "cuda")},
     }
 
 
 def selection() -> dict:
-    """Which backend runs an op where `cuda` and `triton` both can."""
-    from equifast import backends, selection
+    """Which backend serves a call where `cuda` and `triton` both can."""
+    from equifast import backends
+    from equifast.backends import selection
 
-    def here():
+    def between():
         names = backends.contenders("cuda")
         return " and ".join(names) if len(names) > 1 else f"nothing to select: CUDA tensors run on {names[0]}"
 
-    return {"between": guarded(here), **selection.explain()}
+    return {"between": guarded(between), "rule": selection.RULE}
 
 
 def tuned() -> dict:
     """Configurations of Triton kernels that were timed on this machine, by device."""
-    from equifast import tuned
+    from equifast.kernels.host import tuned
 
     return tuned.load()
 

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from .groups import Group
-from .ops import _warp
+from .ops import _resample
+from .ops._rows import by_element
 from .orbit_functions import Function, Orbit, changes_in_place, conv2d, redirected
 
 _ATTRIBUTES = ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "itemsize", "nbytes") + tuple(
@@ -89,7 +90,7 @@ class LazyOrbit(Tensor):
     def _wrap(orbit: Orbit) -> LazyOrbit:
         x = orbit.images
         shape = (orbit.group.order * x.shape[0], *x.shape[1:])
-        strides = torch.empty(shape, device="meta", memory_format=_warp.memory_format(x)).stride()
+        strides = torch.empty(shape, device="meta", memory_format=_resample.memory_format(x)).stride()
         lazy = Tensor._make_wrapper_subclass(LazyOrbit, shape, strides, dtype=x.dtype, device=x.device)
         lazy._orbit, lazy._version_seen, lazy._rows = orbit, _version(x), None
         return lazy
@@ -136,8 +137,11 @@ class LazyOrbit(Tensor):
         self._orbit, self._version_seen = result, _version(result.images)
         return self
 
+    # torch's stubs declare an instance method here; torch calls a class method.
     @classmethod
-    def __torch_dispatch__(cls, func: Function, types, args: tuple = (), kwargs: dict | None = None):
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Function, types, args: tuple = (), kwargs: dict | None = None
+    ):
         args, kwargs = tree_map_only(LazyOrbit, lambda lazy: lazy.rows().detach(), (args, kwargs or {}))
         return func(*args, **kwargs)
 
@@ -158,7 +162,7 @@ class _Deferred(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         table = list(ctx.group.action_table(inverse=True))
-        members = _warp.unflatten(grad.contiguous(), ctx.group.order)
+        members = by_element(grad.contiguous(), ctx.group.order)
         return torch.ops.equifast.orbit_average(members, None, table, [], [], ctx.padding_mode, True), None
 
 

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import checks, ops
+from .choice import logits
+from .dtypes import accumulate_dtype
 from .groups import CyclicGroup, Group, as_group
-from .reference import accumulate_dtype, logits
 
 
 def prior_loss(activations: Tensor, target: Tensor | None = None, *, beta: float | None = None) -> Tensor:
@@ -67,13 +68,15 @@ def artifact_loss(
     padding_mode: str = "border",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """How much the network minds interpolation: mean squared difference between its vectors of the orbit and of the
-    same rows rotated there and back by a random element each, drawn anew. For training only.
+    """How much the network minds interpolation; for training only.
 
-    Equals ``F.mse_loss(network(act(act(orbit(x), k, inverse=True), k)), vectors)``, and costs that pass and those two
-    warps. Where every element is an exact permutation (C4 or D4 on squares), there and back is the orbit itself, bit
-    for bit: the loss is 0 without running anything. (Run all the same, dropout would tell the two passes apart; that is
-    no artifact of rotation.)
+    It is the mean squared difference between the network's vectors of the orbit, and of the same rows after each was
+    rotated there and back by a random element. The elements are drawn anew in each call.
+
+    Equals ``F.mse_loss(network(act(act(orbit(x), k, inverse=True), k)), vectors)``. It costs that pass of the network
+    and those two calls of `act`. Where every element is an exact permutation (C4 or D4 on squares), there and back is
+    the orbit itself, bit for bit, and the loss is 0 without running anything. (If the network ran all the same, dropout
+    would tell the two passes apart; that is no artifact of rotation.)
 
     Args:
         x: (B, C, H, W) as the network's orbit is made of it: after ``preprocess``.

@@ -42,21 +42,18 @@ def _methods(*names: str) -> list[Function]:
 #: Functions that can spare the orbit, by kind.
 #: creation: of a tensor of the same type on the same device, which reads no more. dropout, pad: where they do nothing.
 #: copy: values stay, but for their type and place. product, quotient, sum: with a constant, perhaps in place.
-KINDS: dict[Function, str] = {
-    function: kind
-    for kind, functions in {
-        "conv2d": [torch.conv2d, torch.ops.aten.conv2d.default],
-        "convolution": [torch.ops.aten.convolution.default],  # what exported networks call
-        "creation": _methods("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor"),
-        "dropout": [F.dropout],
-        "pad": [F.pad],
-        "copy": _methods("to", "float", "double", "half", "bfloat16", "contiguous", "clone", "cpu", "cuda"),
-        "product": _methods("mul", "mul_", "neg", "neg_"),
-        "quotient": _methods("div", "div_", "true_divide", "true_divide_"),
-        "sum": _methods("add", "add_", "sub", "sub_", "rsub", "__rsub__"),
-    }.items()
-    for function in functions
+FUNCTIONS: dict[str, list[Function]] = {
+    "conv2d": [torch.conv2d, torch.ops.aten.conv2d.default],
+    "convolution": [torch.ops.aten.convolution.default],  # what exported networks call
+    "creation": _methods("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor"),
+    "dropout": [F.dropout],
+    "pad": [F.pad],
+    "copy": _methods("to", "float", "double", "half", "bfloat16", "contiguous", "clone", "cpu", "cuda"),
+    "product": _methods("mul", "mul_", "neg", "neg_"),
+    "quotient": _methods("div", "div_", "true_divide", "true_divide_"),
+    "sum": _methods("add", "add_", "sub", "sub_", "rsub", "__rsub__"),
 }
+KINDS: dict[Function, str] = {function: kind for kind, functions in FUNCTIONS.items() for function in functions}
 
 #: Functions that change a tensor in place: assignment, and those whose names end in an underscore.
 CHANGES = {

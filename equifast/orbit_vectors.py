@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,16 @@ from .groups import Group
 
 Network = Callable[[Tensor], Any]
 
+
+class OrbitNetwork(Protocol):
+    """A network that takes images (B, C, H, W) and makes their orbit itself, such as `nn.FusedNetwork`."""
+
+    orbit_group: Group
+    padding_mode: str
+
+    def __call__(self, x: Tensor, /) -> Any: ...
+
+
 #: Bytes of orbit that a network takes at once where it may be run in parts: 64 rows of 3×96×96 float32. Twice as many
 #: rows made `ConvNetwork` 50 % slower (2 cores), because each layer's output was then fresh memory from the system.
 CHUNK_BYTES = 7 << 20
@@ -22,15 +32,20 @@ CHUNK_BYTES = 7 << 20
 STATELESS = ("equifast", "timm", "torch", "torchvision", "transformers")
 
 
+def makes_orbit(network: Network) -> TypeGuard[OrbitNetwork]:
+    """Whether the network takes images and makes their orbit itself."""
+    return getattr(network, "orbit_group", None) is not None
+
+
 def orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str) -> Tensor:
     """``network(orbit(x))``, (E·B, d), checked."""
-    makes_orbit = getattr(network, "orbit_group", None) is not None
-    if makes_orbit and (network.orbit_group.name, network.padding_mode) != (group.name, padding_mode):
-        theirs, ours = f"{network.orbit_group} with {network.padding_mode}", f"{group} with {padding_mode}"
+    fused = network if makes_orbit(network) else None
+    if fused is not None and (fused.orbit_group.name, fused.padding_mode) != (group.name, padding_mode):
+        theirs, ours = f"{fused.orbit_group} with {fused.padding_mode}", f"{group} with {padding_mode}"
         raise ValueError(f"network: makes the orbit of {theirs} padding, called for {ours}")
 
     def run(images: Tensor) -> Tensor:
-        output = network(images) if makes_orbit else lazy_orbit.run(network, images, group, padding_mode)
+        output = lazy_orbit.run(network, images, group, padding_mode) if fused is None else fused(images)
         vectors = _vectors_of(output)
         rows = group.order * images.shape[0]
         if not isinstance(vectors, Tensor) or vectors.dim() != 2 or vectors.shape[0] != rows:
@@ -48,6 +63,7 @@ def orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str) 
         if vectors is None:
             vectors = part.new_empty(group.order, x.shape[0], part.shape[2])
         vectors[:, start : start + step] = part
+    assert vectors is not None  # there are images, so there was a part
     return vectors.flatten(0, 1)
 
 

@@ -7,55 +7,16 @@ size; orbits are element-major, row ``e·B + b``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .groups import ROW, Group, Matrix, as_group, multiply, quarter_turn
+from .choice import OrbitLosses, OrbitScores, is_usable, logits, select
+from .dtypes import accumulate_dtype
+from .geometry import IDENTITY, STEPS, Matrix, factor, rows
+from .groups import Group, as_group
 from .representations import channel_action
-
-IDENTITY: Matrix = (1.0, 0.0, 0.0, 1.0)
-
-#: Sample offsets are rounded to this many steps a pixel: then 1 − fraction is exact in float32, sums of offsets are
-#: exact in float64, and interpolation commutes bit for bit with the exact elements.
-STEPS = 2.0**24
-
-
-class OrbitScores(NamedTuple):
-    """What `orbit_scores` returns: activations (B, E), probabilities (B, E), element (B,) int64."""
-
-    activations: Tensor
-    probabilities: Tensor
-    element: Tensor
-
-
-class OrbitLosses(NamedTuple):
-    """What `orbit_losses` returns: those of `OrbitScores`, and two scalars."""
-
-    activations: Tensor
-    probabilities: Tensor
-    element: Tensor
-    prior: Tensor
-    contrastive: Tensor
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, float32 for everything narrower: no kernel sums in half precision."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def rows(table: Sequence[float]) -> list[tuple[int, Matrix]]:
-    """A flat action table as ``(code, base)`` pairs."""
-    return [(int(table[i]), tuple(table[i + 1 : i + ROW])) for i in range(0, len(table), ROW)]
-
-
-def factor(code: int, base: Matrix, *, square: bool) -> tuple[int, Matrix]:
-    """The same action with a permutation that maps the pixel grid onto itself: off squares, half turns and flips."""
-    if square or code % 2 == 0:
-        return code, base
-    return code - 1, multiply(base, quarter_turn(1))
 
 
 def sample(x: Tensor, row: tuple[int, Matrix], padding_mode: str = "border") -> Tensor:
@@ -109,8 +70,9 @@ def orbit_conv2d_pool(
     activation: str = "relu",
 ) -> Tensor:
     """``activation(orbit_conv2d(x, weight, bias)).mean((2, 3))``: (B, C, H, W) → (E·B, C_out)."""
-    options = {"group": group, "stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
-    y = orbit_conv2d(x, weight, bias, **options)
+    y = orbit_conv2d(
+        x, weight, bias, group=group, stride=stride, padding=padding, dilation=dilation, padding_mode=padding_mode
+    )
     return (y if activation == "none" else getattr(F, activation)(y)).mean((2, 3))
 
 
@@ -122,7 +84,7 @@ def orbit_scores(
     beta: float = 1.0,
     similarity: str = "cosine",
 ) -> OrbitScores:
-    """Similarity of each of E·B vectors (E·B, d) with the reference (d,), softmax over the group, arg max."""
+    """Similarities of the vectors (E·B, d) with the reference (d,), their softmax over the group, and the arg max."""
     order = as_group(group).order
     wide = accumulate_dtype(vectors.dtype)
     v = vectors.to(wide).reshape(order, vectors.shape[0] // order, vectors.shape[1])
@@ -178,43 +140,6 @@ def similarities(vectors: Tensor, reference: Tensor, cosine: bool) -> Tensor:
     return F.cosine_similarity(vectors, reference, dim=-1) if cosine else vectors @ reference
 
 
-def logits(scores: Tensor, beta: float) -> Tensor:
-    """``beta·scores``, in which a score of −inf stays −inf whatever ``beta`` is, and gets no gradient."""
-    return torch.where(scores == -torch.inf, -torch.inf, scores * beta)
-
-
-def is_usable(activations: Tensor) -> Tensor:
-    """Whether each sample can choose by its activations (B, E): none is NaN or +inf, and one is finite; (B, 1) bool."""
-    return (activations < torch.inf).all(1, keepdim=True) & (activations > -torch.inf).any(1, keepdim=True)
-
-
-def select(scores: Tensor, beta: float = 1.0, dtype: torch.dtype | None = None) -> OrbitScores:
-    """Softmax of ``beta·scores`` over the group and the lowest id of the maximum; scores (B, E).
-
-    A score of −inf masks its element: that has probability 0 for every ``beta`` and is never chosen. A sample with NaN
-    or +inf among its activations, or with −inf alone, falls back: it gets the identity and NaN probabilities. No
-    gradient passes through a score that is not finite, nor through any score of a sample that fell back.
-    """
-    activations = scores.to(dtype or scores.dtype)
-    usable = is_usable(activations)
-    if scores.requires_grad:
-        scores = torch.where(usable & scores.isfinite(), scores, scores.detach())
-        activations = scores.to(activations.dtype)
-    probabilities = torch.where(usable, logits(scores, beta), torch.nan).softmax(1)
-    ids = torch.arange(scores.shape[1], device=scores.device)
-    best = scores.amax(1, keepdim=True)
-    element = torch.where(usable & (scores == best), ids, scores.shape[1]).amin(1)
-    element = torch.where(usable.squeeze(1), element, 0)
-    return OrbitScores(activations, probabilities.to(activations.dtype), element)
-
-
-def choice_weights(probabilities: Tensor, element: Tensor) -> Tensor:
-    """The probabilities (B, E), or one-hot at the chosen ``element`` (B,) for a sample whose probabilities are NaN."""
-    ids = torch.arange(probabilities.shape[1], device=probabilities.device)
-    one_hot = (ids == element[:, None]).to(probabilities.dtype)
-    return torch.where(probabilities.isnan(), one_hot, probabilities)
-
-
 def act(
     x: Tensor,
     element: Tensor,
@@ -230,9 +155,9 @@ def act(
     channels = channel_action(group, representation, inverse=inverse)
     out = x
     for e in element.unique().tolist():
-        mine = (element == e).nonzero().squeeze(1)
-        moved = transform_channels(sample(x[mine], table[e], padding_mode), *channels, e)
-        out = out.index_put((mine,), moved)
+        images = (element == e).nonzero().squeeze(1)
+        moved = transform_channels(sample(x[images], table[e], padding_mode), *channels, e)
+        out = out.index_put((images,), moved)
     return out.clone() if out is x else out
 
 
@@ -278,7 +203,7 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = F
 
 
 def transform_channels(x: Tensor, permutation: Sequence[int], mixing: Sequence[float], element: int) -> Tensor:
-    """ρ of one element, as `representations.channel_action` gives it, on dimension −3 of ``x (…, C, H, W)``."""
+    """Apply ρ of one element to the channels of ``x (…, C, H, W)``; see `representations.channel_action`."""
     if permutation:
         size = round(len(permutation) ** 0.5)
         source = torch.tensor(permutation[element * size : (element + 1) * size], device=x.device)
@@ -293,7 +218,7 @@ def transform_channels(x: Tensor, permutation: Sequence[int], mixing: Sequence[f
 
 
 def _axis(position: Tensor, size: int, padding_mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Neighbours and weights along one axis: ``(index, next index, weight, next weight)``."""
+    """The two neighbours of each position on one axis: ``(index, next index, weight, next weight)``."""
     if padding_mode == "border":
         position = position.clamp(0, size - 1)
     first = position.floor().clamp(0, max(size - 2, 0))
@@ -305,7 +230,7 @@ def _axis(position: Tensor, size: int, padding_mode: str) -> tuple[Tensor, Tenso
 def _footprint(
     base: Matrix, height: int, width: int, padding_mode: str, like: Tensor
 ) -> tuple[tuple[Tensor, Tensor], ...]:
-    """The four flat source indices of every output pixel, each with its weight, (H·W,)."""
+    """The four source pixels of every output pixel: four pairs of flat indices and weights, (H·W,) each."""
     dx = torch.arange(width, dtype=torch.float64, device=like.device) - (width - 1) / 2
     dy = torch.arange(height, dtype=torch.float64, device=like.device)[:, None] - (height - 1) / 2
     grid = [(m * d * STEPS).round() / STEPS for m, d in zip(base, (dx, dy, dx, dy), strict=True)]
@@ -320,7 +245,7 @@ def _interpolate(x: Tensor, base: Matrix, padding_mode: str) -> Tensor:
     height, width = x.shape[-2:]
     flat = x.to(accumulate_dtype(x.dtype)).flatten(-2)
     terms = [flat[..., i] * w for i, w in _footprint(base, height, width, padding_mode, x)]
-    # Opposite corners first: a quarter turn or a flip swaps the two sums, and addition commutes exactly.
+    # Opposite corners are added first: a quarter turn or a flip swaps the two sums, and addition commutes exactly.
     value = (terms[0] + terms[1]) + (terms[2] + terms[3])
     return value.to(x.dtype).unflatten(-1, (height, width))
 

@@ -6,13 +6,14 @@ from operator import index
 
 from .groups import Group, remembered
 
-#: Channels one copy of the representation takes, for a group of order E.
+#: How many channels one copy of each representation has, for a group of order E.
 SIZES = {"trivial": lambda order: 1, "regular": lambda order: order, "vector": lambda order: 2}
 
 
 def channel_action(group: Group, representation: str, *, inverse: bool) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """ρ(g_e), or ρ(g_e⁻¹) if ``inverse``, for every e, as kernels read it: a permutation and a mixing,
-    each perhaps empty.
+    """ρ(g_e), or ρ(g_e⁻¹) if ``inverse``, for every e, as kernels read it: a permutation and a mixing of channels.
+
+    At least one of them is empty.
 
     ``permutation`` (E × E, regular): in each block of E channels, output k is input ``permutation[e·E + k] = g⁻¹k``.
     ``mixing`` (E × 4, vector): a row-major 2×2 matrix for each pair of channels (x right, y down).
@@ -37,7 +38,7 @@ def _channel_action(
 
 
 def transpose(permutation: tuple[int, ...], mixing: tuple[float, ...], order: int) -> tuple[list[int], list[float]]:
-    """The transposed channel action, row by row (of orthogonal matrices, hence the inverse)."""
+    """The transposed channel action of every element. The matrices are orthogonal, so it is the inverse."""
     inverted = [0] * len(permutation)
     size = len(permutation) // order if order else 0
     for i, source in enumerate(permutation):

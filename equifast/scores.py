@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .reference import accumulate_dtype
+from .dtypes import accumulate_dtype
 
 
 def confidence(logits: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from importlib import resources
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equifast import backends, kernels
+from equifast.schemas import SCHEMAS
 
 DEVICE = torch.device(os.environ.get("EQUIFAST_TEST_DEVICE", "cpu"))
 EMULATED = os.environ.get("EQUIFAST_EMULATION")
@@ -72,12 +72,6 @@ def over(examples: int, few: Sequence[tuple], **strategies: st.SearchStrategy) -
     return pytest.mark.parametrize(tuple(strategies), few, ids=map(str, range(len(few))))
 
 
-def schemas() -> tuple[str, ...]:
-    """The names of all ops of this package."""
-    lines = resources.files("equifast.ops").joinpath("schemas.txt").read_text().splitlines()
-    return tuple(line.partition("(")[0] for line in lines if line and not line.startswith("#"))
-
-
 def ops() -> tuple[str, ...]:
     """The ops that this backend has kernels for; `cpu` and `reference` have all."""
     if NAME == "interpreter":
@@ -86,7 +80,7 @@ def ops() -> tuple[str, ...]:
         from .emulation.emulated import ops as emulated
 
         return emulated()
-    return schemas()
+    return tuple(SCHEMAS)
 
 
 def needs(op: str) -> pytest.MarkDecorator:

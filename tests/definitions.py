@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cases import Sample
+from equifast.ops import registry
 
-#: Module and function of each op's definition, where they are not the op's own and ``_eager``.
-ELSEWHERE = {
-    "orbit_inner": ("orbit_average", "_inner_eager"),
-    "orbit_conv2d_direct": ("orbit_conv2d", "_direct_eager"),
-    "orbit_conv2d_direct_backward": ("orbit_conv2d", "_direct_backward_eager"),
-    "orbit_conv2d_backward": ("orbit_conv2d", "_backward_eager"),
-    "orbit_scores_backward": ("orbit_scores", "_backward_eager"),
-    "contrastive_loss_backward": ("contrastive_loss", "_backward_eager"),
-    "orbit_conv2d_pool_backward": ("orbit_conv2d_pool", "_pool_backward_eager"),
-    "orbit_losses_backward": ("orbit_losses", "_backward_eager"),
-}
+from .cases import Sample
 
 #: The utilities of torch.library.opcheck that take milliseconds.
 CHEAP = ("test_schema", "test_autograd_registration", "test_faketensor")
@@ -37,8 +25,7 @@ def call(op: str, *args) -> tuple[Tensor, ...]:
 
 def eager(op: str, *args) -> tuple[Tensor, ...]:
     """The outputs by the op's definition, which runs where there is no kernel, always in a tuple."""
-    module, entry = ELSEWHERE.get(op, (op, "_eager"))
-    return in_tuple(getattr(sys.modules[f"equifast.ops.{module}"], entry)(*args))
+    return in_tuple(registry.FALLBACKS[op](*args))
 
 
 def expected(sample: Sample) -> tuple[Tensor, ...]:

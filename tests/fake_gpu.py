@@ -144,10 +144,10 @@ def forget() -> None:
     """What equifast and Triton remember of a device beyond the kernels that were compiled for it."""
     from triton.compiler.compiler import max_shared_mem
 
-    from equifast.kernels import _launch
+    from equifast.kernels.host import launch
 
     max_shared_mem.cache_clear()
-    _launch.processors.cache_clear()
-    for kernel in _launch.KERNELS.values():
+    launch.processors.cache_clear()
+    for kernel in launch.KERNELS.values():
         kernel._launches.clear()
         kernel._chosen.clear()

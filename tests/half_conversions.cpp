@@ -1,11 +1,11 @@
-// Compares csrc/cpu/half.h with the F16C instructions of this CPU. Prints the number of halves and of floats compared,
-// or the first that differs. With an argument, it tries every float there is.
+// Compares csrc/cpu/kernels/half.h with the F16C instructions of this CPU. Prints the number of halves and of floats
+// that it compared, or the first that differs. With an argument, it tries every float there is.
 #include <immintrin.h>
 
 #include <cstdio>
 #include <initializer_list>
 
-#include "half.h"
+#include "cpu/kernels/half.h"
 
 using namespace equifast::cpu;
 

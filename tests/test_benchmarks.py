@@ -141,8 +141,7 @@ def test_targets_at_most(timings):
 
 
 def test_targets_are_each_for_something_measured():
-    modules = vars(cli)
-    named = {value for name in cli.MEASURES for value in vars(modules[name]).values() if isinstance(value, str)}
+    named = {value for module in cli.MEASURES.values() for value in vars(module).values() if isinstance(value, str)}
     named |= set(act.ELEMENTS)
     assert {target.measure for target in TARGETS} <= named
     assert Target("a", ("b",), 1.0, 2.0).number("cuda") == 2.0
@@ -386,6 +385,31 @@ def test_command_writes_only_where_told(tmp_path, capsys, monkeypatch):
     found = json.loads(path.read_text())
     assert found["conditions"]["quick"] and found["rows"] and found["verdicts"]
     assert "orbit_scores and losses" in capsys.readouterr().out
+
+
+def test_what_is_tuned_while_it_is_measured_is_stored(tmp_path, monkeypatch):
+    """A run on a GPU, from the measure to the file, with a GPU that isn't there."""
+    from equifast import as_group
+    from equifast.kernels import load
+    from equifast.kernels.host import launch
+
+    from .fake_gpu import FakeGpu
+
+    def measured(options):
+        table = list(as_group("C4").action_table(inverse=True))
+        load("orbit")(torch.empty(2, 3, 64, 64), None, table, [], [], "border", False)
+        return [([{"measure": "orbit", "setting": "all", "contender": "all", "error": "none"}], [])]
+
+    monkeypatch.setenv("EQUIFAST_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(launch, "_may_tune", lambda device: True)
+    monkeypatch.setattr(cli, "MEASURES", {"orbit": SimpleNamespace(measure=measured)})
+    launch._tuned_before.cache_clear()
+    with FakeGpu(duration=lambda call: call.grid[0]).installed() as gpu:
+        assert cli.main(["--only", "orbit", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    (found,) = json.loads((tmp_path / "cpu.json").read_text())["configurations"].values()
+    assert len(gpu.launches) > 3 and len(found) == 1
+    ((tuning_key, config),) = found.items()
+    assert "float32" in tuning_key and config == "BLOCK_I 32, BLOCK_J 32, BLOCK_C 1, 4 warps, 1 stages"
 
 
 def test_command_outlives_a_failing_measure(monkeypatch):

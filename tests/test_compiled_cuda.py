@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compiled import cuda_kernels, cuda_launches
-from benchmarks.compiled.cuda_kernels import MATRIX, MATRIX_TYPES, SOURCES, Report, archs, nvcc, resident, wants_matrix
+from benchmarks.compiled.cuda_kernels import MATRIX, MATRIX_TYPES, Report, archs, nvcc, resident, sources, wants_matrix
 
 #: Where a build must have its native libraries, a compiler that is there must be found.
 HIDDEN = os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1" and Path("/usr/local/cuda").exists()
@@ -29,7 +29,7 @@ def lines(rows) -> str:
 def test_all_compile_and_link(report):
     assert not report.errors, "\n".join(f"{name}: {error}" for name, error in report.errors.items())
     assert not report.missing
-    assert {row.source for row in report.rows} == {source.name for source in SOURCES.glob("*.cu")}
+    assert {row.source for row in report.rows} == {source.name for source in sources()}
     for source in {row.source for row in report.rows}:
         of_arch = [{row[:3] for row in report.rows if (row.source, row.arch) == (source, arch)} for arch in archs()]
         assert all(kernels == of_arch[0] for kernels in of_arch)

@@ -53,7 +53,7 @@ def test_every_kernel_is_there(rows):
 
     for op in FILES:
         load(op)
-    from equifast.kernels._launch import KERNELS
+    from equifast.kernels.host.launch import KERNELS
 
     for arch in ARCHS:
         assert {row.kernel for row in rows if row.arch == arch} == set(KERNELS)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from equifast import as_group, native, reference
+from equifast import as_group, geometry, reference
+from equifast.backends import native
 
 GROUPS = [f"{kind}{n}" for kind, last in (("C", 12), ("D", 8)) for n in range(1, last + 1)]
 SIZES = [(6, 6), (7, 7), (5, 8), (1, 4), (4, 1), (1, 1)]
@@ -19,9 +20,9 @@ def helper():
 @pytest.mark.parametrize("square", [True, False])
 @pytest.mark.parametrize("name", GROUPS)
 def test_factor(helper, name, square):
-    for code, base in reference.rows(as_group(name).action_table(inverse=True)):
+    for code, base in geometry.rows(as_group(name).action_table(inverse=True)):
         ours, matrix = helper.factor(code, base, square)
-        assert (ours, tuple(matrix)) == reference.factor(code, base, square=square)
+        assert (ours, tuple(matrix)) == geometry.factor(code, base, square=square)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -32,9 +33,9 @@ def test_permutation(helper, code, size):
             helper.permuted(code, *size)
         return
     plane = torch.arange(size[0] * size[1]).view(size)
-    expected = reference.sample(plane, (code, reference.IDENTITY))
+    expected = reference.sample(plane, (code, geometry.IDENTITY))
     assert helper.permuted(code, *size) == expected.flatten().tolist()
-    back = reference.sample(expected, (helper.inverse_code(code), reference.IDENTITY))
+    back = reference.sample(expected, (helper.inverse_code(code), geometry.IDENTITY))
     assert torch.equal(back, plane)
 
 
@@ -45,9 +46,9 @@ def test_taps(helper, name, size, padding_mode):
     """Where the reference reads and how much, corner by corner, bit for bit."""
     height, width = size
     like = torch.empty(0, dtype=torch.float64)
-    for code, base in reference.rows(as_group(name).action_table(inverse=True)):
-        _, base = reference.factor(code, base, square=height == width)
-        if base == reference.IDENTITY:
+    for code, base in geometry.rows(as_group(name).action_table(inverse=True)):
+        _, base = geometry.factor(code, base, square=height == width)
+        if base == geometry.IDENTITY:
             continue
         ours = torch.tensor(helper.taps(base, height, width, padding_mode == "border"), dtype=torch.float64)
         x, near_x, far_x, y, near_y, far_y = ours.unbind(1)

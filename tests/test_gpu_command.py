@@ -1,7 +1,7 @@
 """`make gpu` without a GPU: what its steps are, what it skips and resumes, and that it ends what takes too long."""
 
-import dataclasses
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -54,12 +54,12 @@ def test_steps_have_names_of_their_own_and_a_form_without_a_gpu():
             assert all(isinstance(word, str) for word in words)
 
 
-def test_selection_covers_every_op():
-    from benchmarks.gpu.backends import SETS
-    from equifast import selection
+def test_backends_are_timed_on_every_op_that_csrc_cuda_has():
+    from benchmarks.gpu.backends import OPS
 
-    listed = [op for ops in SETS.values() for op in ops]
-    assert sorted(listed) == sorted(selection.OPS)
+    text = "".join(file.read_text() for file in (ROOT / "csrc/cuda/ops").glob("*.cpp"))
+    assert set(OPS) == set(re.findall(r'\{"(\w+)", TORCH_BOX', text))
+    assert {f"backends-{op}" for op in OPS} <= set(STEPS)
 
 
 def test_a_step_that_passed_is_not_run_again(only, tmp_path, monkeypatch, capsys):
@@ -132,18 +132,14 @@ def test_parts_of_the_benchmarks_become_one_run(tmp_path):
             "conditions": {"device": "GPU"},
             "rows": [{"measure": name}],
             "verdicts": [i],
-            "configurations": {name: i},
+            "configurations": {"orbit": {name: "a tile"}},
         }
         (tmp_path / "benchmarks" / name / "gpu.json").write_text(json.dumps(part))
     gpu.merge(tmp_path)
     whole = json.loads((tmp_path / "benchmarks.json").read_text())
     assert whole["rows"] == [{"measure": "act"}, {"measure": "orbit"}] and whole["verdicts"] == [0, 1]
-    assert whole["configurations"] == {"act": 0, "orbit": 1} and whole["conditions"] == {"device": "GPU"}
-
-
-def test_files_are_kept_where_results_go(only, tmp_path):
-    assert only(dataclasses.replace(step(""), keep=("equifast/selection.json",))) == 0
-    assert (tmp_path / "selection.json").exists()
+    assert whole["configurations"] == {"orbit": {"act": "a tile", "orbit": "a tile"}}
+    assert whole["conditions"] == {"device": "GPU"}
 
 
 def test_an_environment_of_ones_own_does_not_choose_the_backend(monkeypatch):

@@ -5,7 +5,8 @@ import ctypes
 import pytest
 import torch
 
-from equifast import backends, gpus, native
+from equifast import backends
+from equifast.backends import gpus, native
 
 ARCHS = ["80", "90-real", "100-real", "120"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from equifast import native
+from equifast.backends import native
 
 HERE = Path(__file__).resolve().parent
 COMPILER = shlex.split(os.environ.get("CXX", "c++"))
@@ -19,7 +19,7 @@ COMPILER = shlex.split(os.environ.get("CXX", "c++"))
 def test_conversions_are_those_of_the_hardware(tmp_path):
     """All halves, and floats of every exponent, sign and fraction around each tie: NaN, infinities, subnormals."""
     program, source = tmp_path / "program", HERE / "half_conversions.cpp"
-    flags = ["-std=c++20", *native.build_info()["flags"].split(), "-march=x86-64-v2", f"-I{HERE.parent / 'csrc/cpu'}"]
+    flags = ["-std=c++20", *native.build_info()["flags"].split(), "-march=x86-64-v2", f"-I{HERE.parent / 'csrc'}"]
     subprocess.run([*COMPILER, *flags, source, "-o", program], check=True)
     result = subprocess.run([program], capture_output=True, text=True)
     if result.returncode == 77:

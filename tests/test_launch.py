@@ -5,9 +5,11 @@ import torch
 import triton
 import triton.language as tl
 
-from equifast import as_group, tuned
-from equifast.kernels import _launch, load
-from equifast.kernels._launch import Config, Kernel, Problem, ceil_div
+from equifast import as_group
+from equifast.kernels import load
+from equifast.kernels.host import launch, tuned
+from equifast.kernels.host.launch import Config, Kernel, Problem
+from equifast.kernels.host.sizes import ceil_div
 
 from .fake_gpu import FakeGpu
 
@@ -28,29 +30,29 @@ CONFIGS = [Config({"BLOCK": 128}), Config({"BLOCK": 256}, warps=8), Config({"BLO
 def cache(tmp_path, monkeypatch):
     """Nobody's own choices are read or written; nor what another test left in memory."""
     monkeypatch.setenv("EQUIFAST_CACHE_DIR", str(tmp_path))
-    _launch._tuned_before.cache_clear()
-    _launch._described.cache_clear()
+    launch._tuned_before.cache_clear()
+    launch._device_and_versions.cache_clear()
     return tmp_path
 
 
 @pytest.fixture
 def kernel(monkeypatch):
-    monkeypatch.setattr(_launch, "KERNELS", dict(_launch.KERNELS))
+    monkeypatch.setattr(launch, "KERNELS", dict(launch.KERNELS))
     return Kernel(_scale_kernel)
 
 
 @pytest.fixture
 def tuning(monkeypatch):
-    monkeypatch.setattr(_launch, "_may_tune", lambda device: True)
+    monkeypatch.setattr(launch, "_may_tune", lambda device: True)
 
 
-def scale(kernel, n=1000, configs=CONFIGS, factor=None, similar=(), key=None, power=1.0):
+def scale(kernel, n=1000, configs=CONFIGS, factor=None, tuning_key=(), key=None, power=1.0):
     """Launches once; how many problems had to be worked out."""
     asked = []
 
     def problem():
         asked.append(n)
-        return Problem(lambda c: ceil_div(n, c["BLOCK"]), (n,), {}, configs, similar)
+        return Problem(lambda c: ceil_div(n, c["BLOCK"]), (n,), {}, configs, tuning_key)
 
     out, x = torch.empty(n), torch.empty(n)
     kernel.launch(n if key is None else key, (out, x, factor), problem, (power,))
@@ -104,41 +106,41 @@ def test_the_fastest_configuration_is_taken_and_remembered(kernel, tuning, cache
         return {128: 3.0, 256: 1.0, 64: 2.0}[launch.args[5]]
 
     with FakeGpu(duration=duration).installed() as gpu:
-        scale(kernel, similar=("small",))
+        scale(kernel, tuning_key=("small",))
         assert blocks(gpu) == 256
         (choices,) = tuned.load().values()
         assert choices == {"scale small": "BLOCK 256, 8 warps, 1 stages"}
         before = len(gpu.launches)
-        scale(kernel, n=900, similar=("small",))  # of the same class: no timing
+        scale(kernel, n=900, tuning_key=("small",))  # of the same class: no timing
         assert len(gpu.launches) == before + 1 and blocks(gpu) == 256
-        scale(kernel, n=901, similar=("odd",))
+        scale(kernel, n=901, tuning_key=("odd",))
         assert len(gpu.launches) > before + 3 and len(next(iter(tuned.load().values()))) == 2
 
 
 def test_another_process_doesnt_time_again(kernel, tuning):
     slow_first = FakeGpu(duration=lambda launch: 1000.0 - launch.args[5])
     with slow_first.installed() as gpu:
-        scale(kernel, similar=("small",))
+        scale(kernel, tuning_key=("small",))
         assert blocks(gpu) == 256
-    _launch._tuned_before.cache_clear()
+    launch._tuned_before.cache_clear()
     with FakeGpu(duration=lambda launch: launch.args[5]).installed() as gpu:
-        scale(kernel, similar=("small",))
+        scale(kernel, tuning_key=("small",))
         assert len(gpu.launches) == 1 and blocks(gpu) == 256
 
 
 def test_a_remembered_configuration_that_no_longer_exists_is_timed_anew(kernel, tuning):
     with FakeGpu(duration=lambda launch: launch.args[5]).installed() as gpu:
-        tuned.store(_launch._described(torch.device("cpu")), "scale small", "BLOCK 4096, 4 warps, 1 stages")
-        scale(kernel, similar=("small",))
+        tuned.store(launch._device_and_versions(torch.device("cpu")), "scale small", "BLOCK 4096, 4 warps, 1 stages")
+        scale(kernel, tuning_key=("small",))
         assert blocks(gpu) == 64
 
 
 def test_where_nothing_may_be_timed_the_likeliest_runs_until_it_may(kernel, monkeypatch):
-    monkeypatch.setattr(_launch, "_may_tune", lambda device: False)
+    monkeypatch.setattr(launch, "_may_tune", lambda device: False)
     with FakeGpu(duration=lambda launch: 1000.0 - launch.args[5]).installed() as gpu:
         assert [scale(kernel) for _ in range(2)] == [1, 0]
         assert len(gpu.launches) == 2 and blocks(gpu) == 128
-        monkeypatch.setattr(_launch, "_may_tune", lambda device: True)
+        monkeypatch.setattr(launch, "_may_tune", lambda device: True)
         assert scale(kernel) == 1 and blocks(gpu) == 256
 
 
@@ -149,15 +151,15 @@ def test_when_nothing_is_timed(monkeypatch):
     monkeypatch.delenv("EQUIFAST_AUTOTUNE", raising=False)
     torch.use_deterministic_algorithms(False)
     gpu = torch.device("cuda", 0)
-    assert _launch._may_tune(gpu) and not _launch._may_tune(torch.device("cpu"))
+    assert launch._may_tune(gpu) and not launch._may_tune(torch.device("cpu"))
     capturing[0] = True
-    assert not _launch._may_tune(gpu)
+    assert not launch._may_tune(gpu)
     capturing[0] = False
     torch.use_deterministic_algorithms(True)
-    assert not _launch._may_tune(gpu)
+    assert not launch._may_tune(gpu)
     torch.use_deterministic_algorithms(False)
     monkeypatch.setenv("EQUIFAST_AUTOTUNE", "0")
-    assert not _launch._may_tune(gpu)
+    assert not launch._may_tune(gpu)
 
 
 def test_a_configuration_too_large_for_the_device_is_passed_over(kernel, tuning, monkeypatch):
@@ -168,7 +170,7 @@ def test_a_configuration_too_large_for_the_device_is_passed_over(kernel, tuning,
     with gpu.installed():
         scale(kernel)
         assert blocks(gpu) == 128
-        monkeypatch.setattr(_launch, "_may_tune", lambda device: False)
+        monkeypatch.setattr(launch, "_may_tune", lambda device: False)
         scale(kernel, key="another", configs=[CONFIGS[1], CONFIGS[0]])
         assert blocks(gpu) == 128
         with pytest.raises(triton.runtime.errors.OutOfResources):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from equifast import native
+from equifast.backends import native
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -82,7 +82,7 @@ def contents(wheel):
 
 def source_files():
     names = {str(path.relative_to(ROOT)) for path in (ROOT / "equifast").rglob("*.py")}
-    return names | {"equifast/py.typed", "equifast/ops/schemas.txt", "equifast/selection.json", "equifast/_build.json"}
+    return names | {"equifast/py.typed", "equifast/ops/schemas.txt", "equifast/_build.json"}
 
 
 @needs_native
@@ -100,7 +100,8 @@ def test_native_wheel_contents(native_wheel):
 def test_native_wheel_works_elsewhere(native_wheel):
     _, _, target = native_wheel
     code = """
-from equifast import backends, native
+from equifast import backends
+from equifast.backends import native
 assert native.cpu_error() is None, native.cpu_error()
 assert native.cuda_error() == "_cuda.so was not built: EQUIFAST_CUDA=0", native.cuda_error()
 assert native.build_info()["isas"] == native.helper().isas_built()
@@ -118,7 +119,7 @@ def test_every_schema_is_registered(native_wheel):
     names = [line.split("(")[0].strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     code = f"""
 import torch
-from equifast import native
+from equifast.backends import native
 assert native.load_cpu()
 missing = [name for name in {names!r} if not hasattr(torch.ops.equifast, name)]
 assert not missing, missing
@@ -243,13 +244,13 @@ def small_tree(tmp_path):
     for name in (
         "equifast/__init__.py",
         "equifast/ops/schemas.txt",
-        "csrc/cpu_isa.h",
+        "csrc/cpu/runtime/isa.h",
         "csrc/geometry.h",
         "csrc/helper.cpp",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("csrc/ops.cpp", "csrc/cpu/empty.cpp"):
+    for name in ("csrc/common/empty.cpp", "csrc/cpu/library.cpp", "csrc/cpu/kernels/empty.cpp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     return tmp_path
@@ -258,7 +259,7 @@ def small_tree(tmp_path):
 @needs_native
 def test_a_compile_error_is_no_fallback(small_tree):
     tmp_path = small_tree
-    (tmp_path / "csrc/ops.cpp").write_text("#error on purpose\n")
+    (tmp_path / "csrc/cpu/library.cpp").write_text("#error on purpose\n")
     result = run([sys.executable, "setup.py", "build"], cwd=tmp_path)
     assert result.returncode != 0
     assert "error on purpose" in result.output and "the native build failed" in result.output
@@ -290,9 +291,9 @@ STABLE_TORCH_LIBRARY_IMPL(equifast_probe, CUDA, m) { m.impl("probe", TORCH_BOX(&
 @pytest.mark.skipif(shutil.which("nvcc") is None or shutil.which("readelf") is None, reason="needs nvcc and readelf")
 def test_the_cuda_library_is_portable(small_tree):
     """Built for a torch with or without CUDA, it needs the names of torch's libraries, and no CUDA runtime."""
-    (small_tree / "csrc/cuda").mkdir()
-    (small_tree / "csrc/cuda/kernel.cu").write_text(KERNEL)
-    (small_tree / "csrc/cuda/op.cpp").write_text(OP)
+    for name, text in {"kernels/kernel.cu": KERNEL, "ops/op.cpp": OP}.items():
+        (small_tree / "csrc/cuda" / name).parent.mkdir(parents=True)
+        (small_tree / "csrc/cuda" / name).write_text(text)
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     built = run(command, cwd=small_tree, EQUIFAST_CUDA="1", TORCH_CUDA_ARCH_LIST="8.0 9.0+PTX")
     assert built.returncode == 0, built.output

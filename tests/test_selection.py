@@ -1,39 +1,17 @@
-"""Which GPU backend runs a call: the table, the default, and what the dispatcher is given. No GPU needed."""
+"""Which GPU backend serves a call, and what the dispatcher is given. No GPU is needed."""
 
-import json
-import re
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from equifast import kernels, selection
-from equifast.ops import _library
+from equifast import kernels
+from equifast.backends import selection
+from equifast.dtypes import DTYPES
+from equifast.ops import registry
+from equifast.schemas import SCHEMAS
 
-from .cases import samples
-
-ROOT = Path(__file__).resolve().parents[1]
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-@pytest.fixture
-def table(monkeypatch, tmp_path):
-    """Installs rows in place of the file's; the decisions of one test aren't there for the next."""
-
-    def forget():
-        selection.table.cache_clear()
-        selection._decide.cache_clear()
-
-    def install(*rows):
-        path = tmp_path / "selection.json"
-        path.write_text(json.dumps({"rows": [row(*r) for r in rows]}))
-        monkeypatch.setattr(selection, "load", lambda path=path: json.loads(path.read_text())["rows"])
-        forget()
-        return path
-
-    install()
-    yield install
-    forget()
+BOTH = ("cuda", "triton")
 
 
 @pytest.fixture
@@ -45,142 +23,88 @@ def tf32(monkeypatch):
     return allow
 
 
-def row(op, dtype, name, backend, ratio=1.2):
-    keys = {"op": op, "dtype": dtype, "class": name, "backend": backend}
-    return keys | {"ratio": ratio, "device": "a GPU", "commit": "abc"}
-
-
-def images(size, dtype=torch.float32):
-    return (torch.empty(2, 3, size, size, dtype=dtype, device="meta"), None)
-
-
 def layer(channels, dtype=torch.float32):
-    return images(32, dtype)[0], torch.empty(channels, 3, 7, 7, dtype=dtype, device="meta"), None
+    """Images, and the weight of a layer."""
+    x = torch.empty(2, 3, 32, 32, dtype=dtype, device="meta")
+    return x, torch.empty(channels, 3, 7, 7, dtype=dtype, device="meta")
 
 
-def test_a_measured_row_decides_for_its_class_only(table, tf32):
-    table(("orbit", "float32", "256x256", "triton"))
-    assert selection.choose("orbit", images(224)) == "triton"
-    for args in (images(64), images(257), images(224, torch.bfloat16)):
-        assert selection.choose("orbit", args) == "cuda"
-    assert selection.choose("act", images(224)) == "cuda"
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_wide_layers_on_matrix_units_go_to_triton(tf32, dtype):
+    for allowed in (False, True):
+        tf32(allowed)
+        matrix_units = dtype.itemsize == 2 or (allowed and dtype == torch.float32)
+        for channels in (16, 64, 65, 768):
+            expected = matrix_units and channels > 64
+            assert selection.prefers_triton(layer(channels, dtype)[1]) == expected
 
 
-@pytest.mark.parametrize(("size", "name"), [(1, "64x64"), (64, "64x64"), (65, "256x256"), (256, "256x256")])
-def test_limits_belong_to_the_class_they_end(size, name):
-    assert selection.PIXELS((2, 3, size, size)) == name
-    assert selection.PIXELS((2, 3, 1, size**2)) == name
-    assert selection.PIXELS((2, 3, 257, 256)) == "larger"
-
-
-def test_defaults_are_cuda_but_for_wide_layers_on_matrix_units(table, tf32):
-    for dtype in DTYPES:
-        for op in ("orbit_conv2d", "orbit_conv2d_backward"):
-            for channels, backend in ((16, "cuda"), (64, "cuda"), (65, "triton"), (768, "triton")):
-                args = layer(channels, dtype)
-                args = args if op == "orbit_conv2d" else (args[0], *args)
-                assert selection.choose(op, args) == (backend if dtype.itemsize == 2 else "cuda")
-        assert selection.choose("orbit", images(1024, dtype)) == "cuda"
-
-
-def test_tf32_is_a_kind_of_its_own(table, tf32):
-    table(("orbit_conv2d", "tf32", "16 channels", "triton"), ("orbit", "tf32", "64x64", "triton"))
-    assert selection.choose("orbit_conv2d", layer(16)) == "cuda"
-    tf32(True)
-    assert selection.choose("orbit_conv2d", layer(16)) == "triton"
-    assert selection.choose("orbit_conv2d", layer(16, torch.bfloat16)) == "cuda"
-    assert selection.choose("orbit", images(32)) == "cuda"
-
-
-def test_every_op_of_the_library_is_chosen_for(table):
-    """From the arguments that its schema gives it."""
-    chosen = set()
-    for sample in samples(torch.float32):
-        if sample.op in selection.OPS:
-            assert selection.choose(sample.op, sample.args) == "cuda"
-            assert sample.args[selection.OPS[sample.op].argument].dim() >= 2
-            chosen.add(sample.op)
-    assert chosen == set(selection.OPS) and chosen <= set(kernels.FILES)
-
-
-@pytest.mark.skipif(not (ROOT / "csrc/cuda/library.cpp").exists(), reason="needs the source tree")
-def test_the_library_implements_these_ops():
-    text = (ROOT / "csrc/cuda/library.cpp").read_text()
-    assert set(re.findall(r'm\.impl\("(\w+)"', text)) == set(selection.OPS)
-
-
-def test_an_op_without_a_cuda_kernel_is_unknown():
-    with pytest.raises(KeyError, match="orbit_conv2d_pool"):
-        selection.choose("orbit_conv2d_pool", layer(16))
-
-
-def test_an_unknown_class_is_never_looked_up(table):
-    table(("orbit", "float32", "huge", "triton"))
-    assert {selection.choose("orbit", images(n)) for n in (8, 100, 2000)} == {"cuda"}
-    assert "0 of 12 measured" in selection.explain()["orbit"]
-
-
-def test_explain_counts_rows_and_tells_the_rule(table):
-    table(("orbit", "float32", "64x64", "triton"), ("orbit", "float16", "64x64", "cuda"))
-    found = selection.explain()
-    assert found["orbit"] == "2 of 12 measured; cuda in 1, triton in 1; else cuda"
-    assert found["act"] == "0 of 12 measured; else cuda"
-    assert found["orbit_conv2d"].startswith("0 of 15 measured; else cuda, but triton for more than 64")
-
-
-def test_the_data_file():
-    for found in selection.load():
-        assert set(found) == {"op", "dtype", "class", "backend", "ratio", "device", "commit"}
-        assert found["op"] in selection.OPS and found["backend"] in ("cuda", "triton")
-        assert found["class"] in selection.OPS[found["op"]].scale.names
-        assert found["dtype"] in selection.dtypes(found["op"]) and found["ratio"] >= 1
-
-
-def test_rows_measured_anew_replace_the_old_ones(tmp_path):
-    path = tmp_path / "selection.json"
-    path.write_text('{"rows": []}')
-    selection.store([], path)
-    assert selection.load(path) == []
-    first, other = row("orbit", "float32", "64x64", "cuda"), row("act", "float32", "64x64", "cuda")
-    selection.store([first, other], path)
-    selection.store([first | {"backend": "triton"}], path)
-    assert selection.load(path) == [other, first | {"backend": "triton"}]
+def test_the_files_of_the_kernels_are_found():
+    assert kernels.FILES["orbit"] == "orbit" and "orbit_backward" not in kernels.FILES
+    assert kernels.FILES["orbit_conv2d_backward"] == "orbit_conv2d_backward"
+    assert kernels.FILES["orbit_scores_backward"] == "orbit_scores"
+    assert "orbit_conv2d_direct" not in kernels.FILES and set(kernels.FILES) < set(SCHEMAS)
 
 
 @pytest.fixture
-def ways(monkeypatch, table, tf32):
-    """Backends that say which of them ran, in place of the real ones; what `_library` makes of those named."""
-    monkeypatch.setattr(_library.kernels, "load", lambda name: lambda *args: ("triton", name, args))
-
-    class Op:
-        def __init__(self, name):
-            self.default = lambda *args: ("cuda", name, args)
+def registered(monkeypatch, tf32):
+    """Registers an op of which both backends say who they are; returns what CUDA tensors then run on."""
+    monkeypatch.setattr(kernels, "load", lambda name: lambda *args: ("triton", name, args))
 
     class Library:
-        __getattr__ = staticmethod(Op)
+        """A library without the pooled convolution."""
+
+        def __getattr__(self, name):
+            if name not in SCHEMAS or "pool" in name:
+                raise AttributeError(name)
+            last = "tf32" if name.startswith("orbit_conv2d") else "adjoint"
+
+            def default(*args):
+                return "cuda", name, args
+
+            default._schema = SimpleNamespace(arguments=[SimpleNamespace(name=last)])
+            return SimpleNamespace(default=default)
 
     monkeypatch.setattr(torch.ops, "equifast_cuda", Library(), raising=False)
-    return _library.ways_of
+    monkeypatch.setitem(registry.CHOSEN, "cuda", "cuda")
+    monkeypatch.setitem(registry.CONTENDERS, "cuda", BOTH)
+    monkeypatch.setattr(registry, "FALLBACKS", {})
+    for name in ("register_fake", "register_autograd"):
+        monkeypatch.setattr(torch.library, name, lambda *args, **options: None)
+
+    def register(name, **options):
+        given = {}
+        library = SimpleNamespace(impl=lambda name, function, key: given.update({key: function}))
+        monkeypatch.setattr(registry, "library", library)
+        registry.register(name, eager=None, fake=None, **options)
+        return given["CUDA"]
+
+    return register
 
 
-def test_the_dispatcher_gets_what_is_selected(ways, table):
-    table(("orbit", "float32", "64x64", "triton"))
-    call = _library._selected("orbit", ways("orbit", ("cuda", "triton")))
-    assert call(*images(64))[:2] == ("triton", "orbit")
-    assert call(*images(100))[:2] == ("cuda", "orbit")
+def test_the_dispatcher_gets_what_suits_the_call(registered):
+    call = registered("orbit_conv2d", prefers_triton=lambda x, weight: selection.prefers_triton(weight))
+    assert call(*layer(768, torch.bfloat16))[:2] == ("triton", "orbit_conv2d")
+    assert call(*layer(64, torch.bfloat16))[:2] == call(*layer(768))[:2] == ("cuda", "orbit_conv2d")
+    assert registered("orbit")(*layer(768, torch.bfloat16))[0] == "cuda"
 
 
-def test_backends_called_elsewhere_and_ops_they_lack_are_no_ways(ways):
-    assert set(ways("orbit", ("cuda", "triton"))) == {"cuda", "triton"}
-    assert set(ways("orbit", ("cuda",))) == {"cuda"}
-    assert set(ways("orbit_conv2d_pool", ("cuda", "triton"))) == {"triton"}
-    assert ways("orbit_conv2d_pool", ("cuda",)) == ways("orbit", ("cpu",)) == ways("orbit", ()) == {}
+def test_an_op_that_one_backend_lacks_runs_on_the_other(registered):
+    assert registered("orbit_conv2d_pool")(*layer(16))[0] == "triton"
+
+
+def test_backends_and_ops_without_kernels_have_no_implementation(registered):
+    assert set(registry.implementations("orbit", BOTH)) == {"cuda", "triton"}
+    assert set(registry.implementations("orbit", ("cuda",))) == {"cuda"}
+    assert set(registry.implementations("orbit_conv2d_pool", BOTH)) == {"triton"}
+    assert registry.implementations("orbit_conv2d_pool", ("cuda",)) == {}
+    assert registry.implementations("orbit", ("cpu",)) == registry.implementations("orbit", ()) == {}
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_cuda_layers_are_told_of_tf32(ways, tf32, allowed):
+def test_cuda_layers_are_told_of_tf32(registered, tf32, allowed):
     tf32(allowed)
-    (run,) = ways("orbit_conv2d", ("cuda",)).values()
+    (run,) = registry.implementations("orbit_conv2d", ("cuda",)).values()
     assert run(*layer(16))[2][-1] is allowed
-    (run,) = ways("orbit", ("cuda",)).values()
-    assert len(run(*images(16))[2]) == 2
+    (run,) = registry.implementations("orbit", ("cuda",)).values()
+    assert len(run(*layer(16))[2]) == 2

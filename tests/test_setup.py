@@ -145,7 +145,7 @@ def toolkit(machine, monkeypatch, tmp_path):
     return module
 
 
-@pytest.mark.skipif(not list(ROOT.glob("csrc/cuda/*.cu")), reason="no CUDA sources here")
+@pytest.mark.skipif(not list(ROOT.glob("csrc/cuda/kernels/*.cu")), reason="no CUDA sources here")
 @pytest.mark.skipif(sys.platform != "linux", reason="CUDA is built on Linux only")
 def test_why_cuda_is_not_built(toolkit, monkeypatch, tmp_path):
     assert toolkit.cuda_blocker() is None

@@ -26,7 +26,7 @@ import torch
 from ..harness.results import ROOT
 from . import cuda_launches
 
-SOURCES = ROOT / "csrc" / "cuda"
+SOURCES = ROOT / "csrc"
 DOCS = ROOT / "docs" / "cuda_kernels.md"
 
 #: Matrix instructions, by what they are called in machine code, or else in PTX.
@@ -104,7 +104,7 @@ def flags() -> list[str]:
 
 def sources() -> list[Path]:
     """The largest first: they take the longest."""
-    return sorted(SOURCES.glob("*.cu"), key=lambda file: -file.stat().st_size)
+    return sorted(SOURCES.glob("cuda/*/*.cu"), key=lambda file: -file.stat().st_size)
 
 
 def _compile(command: Sequence[str | Path], output: Path) -> tuple[str, str]:
@@ -126,8 +126,6 @@ def compile_kernels(source: Path, folder: Path) -> tuple[list[Row], str]:
         *flags(),
         "-Xcompiler",
         "-fPIC",
-        "-I",
-        SOURCES.parent,
         "-I",
         SOURCES,
         *targets,
@@ -195,7 +193,7 @@ def _code(keep: Path, arch: str) -> dict[str, str]:
 
 @functools.cache
 def _enumerations() -> dict[str, list[str]]:
-    text = "\n".join(file.read_text() for file in sorted(SOURCES.glob("*.h")))
+    text = "\n".join(file.read_text() for file in sorted(SOURCES.glob("cuda/*/*.h")))
     found = re.findall(r"enum class (\w+)[^{;]*\{([^}]*)\}", text)
     return {name: [value.strip() for value in values.split(",")] for name, values in found}
 
@@ -239,7 +237,7 @@ def _cuda_headers() -> Path:
 def compile_host(source: Path, folder: Path) -> str:
     include = Path(torch.__file__).parent / "include"
     command = [os.environ.get("CXX", "c++"), "-std=c++20", "-O0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
-    command += ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-I", SOURCES.parent, "-I", SOURCES]
+    command += ["-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-I", SOURCES]
     command += ["-I", folder, "-isystem", include, "-isystem", _cuda_headers(), source]
     return _compile(command, folder / f"{source.stem}.cpp.o")[1]
 
@@ -273,7 +271,7 @@ def compiled(jobs: int, files: Sequence[Path] | None = None) -> Report:
         literals = "".join(f'R"schema({line})schema",\n' for line in lines if line and not line.startswith("#"))
         Path(folder, "schemas.h").write_text(f"inline constexpr const char* kSchemas[] = {{{literals}}};\n")
         kernels = {source: pool.submit(timed, compile_kernels, source) for source in files or sources()}
-        hosts = [] if files else sorted(SOURCES.glob("*.cpp"))
+        hosts = [] if files else sorted((*SOURCES.glob("common/*.cpp"), *SOURCES.glob("cuda/*/*.cpp")))
         errors = {source: pool.submit(timed, compile_host, source) for source in hosts}
         said = {source.name: work.result()[1] for source, work in kernels.items()}
         said |= {source.name: work.result() for source, work in errors.items()}

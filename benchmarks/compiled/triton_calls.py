@@ -29,7 +29,7 @@ DTYPES = {
 
 def calls() -> Iterator[Call]:
     """(problem, what calls kernels for it)."""
-    yield from warps()
+    yield from resamplings()
     yield from convolutions()
     yield from scores()
 
@@ -39,7 +39,7 @@ def images(dtype: str, channels: int, size: int, batch: int, last: bool) -> Tens
     return torch.empty((batch, channels, size, size), dtype=DTYPES[dtype], memory_format=order)
 
 
-class Warp(NamedTuple):
+class Resampling(NamedTuple):
     group: str
     dtype: str
     ops: str = "orbit act orbit_average orbit_inner"
@@ -61,34 +61,34 @@ class Warp(NamedTuple):
 
 #: Exact and interpolating groups; the sum besides a tile, the nine readers of an adjoint and its rays are what costs
 #: registers.
-WARPS = [
-    Warp("C4", "fp32"),
-    Warp("C4", "bf16", "act orbit_inner"),
-    Warp("C8", "fp32", "orbit act orbit_average orbit_inner angle_inner"),
-    Warp("C8", "bf16", "orbit act orbit_average orbit_inner angle_inner"),
-    Warp("C8", "fp32", "orbit act orbit_average", adjoint=True),
-    Warp("C8", "bf16", "orbit orbit_average", adjoint=True),
-    Warp("C8", "fp32", "orbit", adjoint=True, weighted=True, padding="zeros"),
-    Warp("C8", "fp32", "orbit_average", weighted=True),
-    Warp("C4", "fp32", "orbit orbit_inner", channels=64, size=56, last=True),
-    Warp("C8", "fp32", "act orbit_average orbit_inner angle_inner", channels=64, size=56, last=True),
-    Warp("C8", "bf16", "act orbit_average", adjoint=True, channels=64, size=56, last=True),
-    Warp("C4", "bf16", "orbit_average", channels=16, size=56, last=True, representation="regular"),
-    Warp("C8", "fp32", "orbit_average orbit_inner", channels=4, representation="vector"),
-    Warp("C8", "fp32", "orbit_average", channels=4, representation="vector", adjoint=True),
-    Warp("C8", "fp32", "orbit_average orbit_inner", channels=64, size=56, last=True, representation="vector"),
-    Warp("C8", "fp64", "orbit_average", channels=64, size=56, last=True, adjoint=True),
-    Warp("C8", "fp64", "orbit orbit_inner angle_inner"),
-    Warp("C8", "fp64", "orbit_average", adjoint=True),
-    Warp("C8", "fp16", "act angle_inner", padding="zeros"),
-    Warp("C8", "fp32", "orbit", size=16),
+RESAMPLINGS = [
+    Resampling("C4", "fp32"),
+    Resampling("C4", "bf16", "act orbit_inner"),
+    Resampling("C8", "fp32", "orbit act orbit_average orbit_inner angle_inner"),
+    Resampling("C8", "bf16", "orbit act orbit_average orbit_inner angle_inner"),
+    Resampling("C8", "fp32", "orbit act orbit_average", adjoint=True),
+    Resampling("C8", "bf16", "orbit orbit_average", adjoint=True),
+    Resampling("C8", "fp32", "orbit", adjoint=True, weighted=True, padding="zeros"),
+    Resampling("C8", "fp32", "orbit_average", weighted=True),
+    Resampling("C4", "fp32", "orbit orbit_inner", channels=64, size=56, last=True),
+    Resampling("C8", "fp32", "act orbit_average orbit_inner angle_inner", channels=64, size=56, last=True),
+    Resampling("C8", "bf16", "act orbit_average", adjoint=True, channels=64, size=56, last=True),
+    Resampling("C4", "bf16", "orbit_average", channels=16, size=56, last=True, representation="regular"),
+    Resampling("C8", "fp32", "orbit_average orbit_inner", channels=4, representation="vector"),
+    Resampling("C8", "fp32", "orbit_average", channels=4, representation="vector", adjoint=True),
+    Resampling("C8", "fp32", "orbit_average orbit_inner", channels=64, size=56, last=True, representation="vector"),
+    Resampling("C8", "fp64", "orbit_average", channels=64, size=56, last=True, adjoint=True),
+    Resampling("C8", "fp64", "orbit orbit_inner angle_inner"),
+    Resampling("C8", "fp64", "orbit_average", adjoint=True),
+    Resampling("C8", "fp16", "act angle_inner", padding="zeros"),
+    Resampling("C8", "fp32", "orbit", size=16),
 ]
 
 
-def warps() -> Iterator[Call]:
+def resamplings() -> Iterator[Call]:
     from equifast.kernels import load
 
-    for case in WARPS:
+    for case in RESAMPLINGS:
         group = as_group(case.group)
         table = group.action_table(inverse=True)
         channels = channel_action(group, case.representation, inverse=True)

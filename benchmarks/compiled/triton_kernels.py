@@ -80,7 +80,7 @@ class _Found(Exception):
 
 def collect(arch: int, only: Sequence[str] = ()) -> list[Work]:
     """What the calls compile for an architecture, each once."""
-    from equifast.kernels._launch import Kernel
+    from equifast.kernels.host.launch import Kernel
     from tests.fake_gpu import FakeGpu
 
     from .triton_calls import calls
@@ -93,7 +93,7 @@ def collect(arch: int, only: Sequence[str] = ()) -> list[Work]:
     def compile_all(kernel, problem, config, tensors, reals):
         for each in problem.configs:
             with contextlib.suppress(_Found):
-                part = ", edges" if problem.constants.get("EDGE") else ""
+                part = ", edges" if problem.constants.get("IS_EDGE") else ""
                 with knobs.runtime.scope():
                     knobs.runtime.jit_cache_hook = partial(take, kernel, called + part, str(each))
                     compile_one(kernel, problem, each, tensors, reals)

@@ -1,6 +1,6 @@
 """``make gpu`` (``python -m benchmarks.gpu``): all that a machine with a GPU is for, in steps of a few minutes.
 
-Builds in place, tests both backends, looks for races and reads counters, measures which backend is faster where, then
+Builds in place, tests both backends, looks for races and reads counters, times the backends against each other, then
 runs the benchmarks. Logs and results go to ``build/gpu``, or to ``$OUT``. A step that passed is not run again for the
 same commit (``--again`` runs it); one that can't run here says why. ``--dry-run`` runs each step in the form that works
 without a GPU: that shows that the steps are right, not that the kernels are.
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..__main__ import MEASURES
 from ..harness.results import ROOT, _commit
-from .backends import SETS
+from .backends import OPS
 
 LIMIT_S = 8 * 60
 BOTH = ("triton", "cuda")
@@ -58,7 +58,7 @@ KERNELS = "regex:^_?(orbit|act|angle|contrastive|convolve|grad|sum_parts|pack|ba
 class Step:
     """A command, and its form without a GPU or why there is none; ``{out}`` in them is the folder of results.
 
-    ``tool``: the program that it needs; ``backends``: those that have to be usable; ``keep``: files to copy there.
+    ``tool``: the program that it needs; ``backends``: those that have to be usable.
     """
 
     name: str
@@ -68,7 +68,6 @@ class Step:
     dry_environment: dict[str, str] = field(default_factory=dict)
     tool: str = ""
     backends: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
 
 
 def steps() -> Iterator[Step]:
@@ -113,10 +112,10 @@ def steps() -> Iterator[Step]:
         tool="ncu",
         backends=BOTH,
     )
-    for name in SETS:
-        command = (PYTHON, "-m", "benchmarks.gpu.backends", "--only", name)
-        dry = (*command, "--dry-run") if name == "scores" else "selection-scores stands for it"
-        yield Step(f"selection-{name}", command, dry, backends=BOTH, keep=("equifast/selection.json",))
+    for op in OPS:
+        command = (PYTHON, "-m", "benchmarks.gpu.backends", "--only", op)
+        dry = (*command, "--dry-run") if op == "orbit_scores" else "backends-orbit_scores stands for it"
+        yield Step(f"backends-{op}", command, dry, backends=BOTH)
     for name in MEASURES:
         command = (PYTHON, "-m", "benchmarks", "--only", name)
         dry = (*command, "--dry-run") if name == "overhead" else "benchmarks-overhead stands for it"
@@ -187,8 +186,6 @@ def run(step: Step, out: Path, dry: bool, limit: float = LIMIT_S) -> dict:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    for name in step.keep if not dry else ():
-        shutil.copy(ROOT / name, out)
     seconds = round(time.monotonic() - begin, 1)
     return record | {"command": words, "environment": extra, "status": code, "seconds": seconds, "passed": code == 0}
 
@@ -222,7 +219,10 @@ def merge(out: Path) -> None:
     if parts:
         whole = {"conditions": parts[0]["conditions"]}
         whole |= {key: [row for part in parts for row in part[key]] for key in ("rows", "verdicts")}
-        whole["configurations"] = {k: v for part in parts for k, v in part.get("configurations", {}).items()}
+        whole["configurations"] = {}
+        for part in parts:
+            for kernel, chosen in part.get("configurations", {}).items():
+                whole["configurations"].setdefault(kernel, {}).update(chosen)
         (out / "benchmarks.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -43,7 +43,7 @@ def crop_resize(x: Tensor, setting: Setting) -> Tensor:
     return F.interpolate(view, size, mode="bilinear", align_corners=False, antialias=True).to(x.dtype)
 
 
-def warp(x: Tensor, matrices: Tensor) -> Tensor:
+def resample(x: Tensor, matrices: Tensor) -> Tensor:
     """Read square images at ``M·p`` for every position p about the centre: matrices (B, 2, 2) or (2, 2)."""
     # A grid in half precision is off by pixels, and grid_sample wants one type of both.
     wide = x if x.dtype.itemsize > 2 else x.float()
@@ -60,14 +60,14 @@ def permute(x: Tensor, code: int) -> Tensor:
 def orbit(x: Tensor, group: str) -> Tensor:
     """(B, C, H, W) → (E·B, C, H, W)."""
     rows = table(group)
-    bases = {base: x if base == IDENTITY else warp(x, matrix(base, x.device)) for _, base in rows}
+    bases = {base: x if base == IDENTITY else resample(x, matrix(base, x.device)) for _, base in rows}
     return torch.cat([permute(bases[base], code) for code, base in rows])
 
 
 def act_by_grid(x: Tensor, element: Tensor, group: str, inverse: bool = True) -> Tensor:
     """Every sample through its own grid: one pass, no synchronization, bilinear even where a permutation would do."""
     matrices = [multiply(base, quarter_turn(code)) for code, base in table(group, inverse=inverse)]
-    return warp(x, constant(tuple(matrices), x.device).unflatten(1, (2, 2))[element])
+    return resample(x, constant(tuple(matrices), x.device).unflatten(1, (2, 2))[element])
 
 
 def act_by_element(x: Tensor, element: Tensor, group: str, inverse: bool = True) -> Tensor:
@@ -77,7 +77,7 @@ def act_by_element(x: Tensor, element: Tensor, group: str, inverse: bool = True)
         mine = (element == e).nonzero().squeeze(1)
         if mine.numel():
             part = x[mine]
-            out[mine] = permute(part if base == IDENTITY else warp(part, matrix(base, x.device)), code)
+            out[mine] = permute(part if base == IDENTITY else resample(part, matrix(base, x.device)), code)
     return out
 
 

@@ -120,9 +120,10 @@ def conditions(device: torch.device, rounds: int, quick: bool) -> Row:
 
 
 def configurations() -> Row:
-    """Of each Triton kernel that ran, the configuration that was the quickest for each class of shapes."""
-    launch = sys.modules.get("equifast.kernels._launch")
-    return {name: chosen for name, kernel in launch.KERNELS.items() if (chosen := kernel.chosen())} if launch else {}
+    """The fastest configuration of each Triton kernel that was tuned, by tuning key."""
+    launch = sys.modules.get("equifast.kernels.host.launch")
+    kernels = launch.KERNELS if launch else {}
+    return {name: chosen for name, kernel in kernels.items() if (chosen := kernel.chosen())}
 
 
 def device_name(device: torch.device) -> str:

@@ -85,7 +85,9 @@ def ours(x: Tensor, grad: Tensor, activations: Tensor, group: str) -> Thunk:
 def inner_products(x: Tensor, grad: Tensor, group: str) -> Tensor:
     """⟨grad, g_e⁻¹x⟩, (B, E), with one interpolation for each base angle."""
     table = eager.table(group)
-    bases = {base: x if base == eager.IDENTITY else eager.warp(x, eager.matrix(base, x.device)) for _, base in table}
+    bases = {
+        base: x if base == eager.IDENTITY else eager.resample(x, eager.matrix(base, x.device)) for _, base in table
+    }
     products = [torch.einsum("bchw,bchw->b", eager.permute(bases[base], code), grad) for code, base in table]
     return torch.stack(products, 1)
 

@@ -1,31 +1,29 @@
-"""Triton kernels, one file an op, forward and backward. Triton itself is imported at the first call of one."""
+"""Triton kernels, one file an op, forward and backward. Triton itself is imported at the first call of one.
+
+The file of an op has a function with the op's name and arguments. `device` holds the jitted functions that several
+kernels call, `host` what plans and launches them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pkgutil import iter_modules
 
-#: The file of each op that has kernels; in it, a function named as the op and with its arguments.
-FILES = {
-    "orbit": "orbit",
-    "act": "act",
-    "orbit_average": "orbit_average",
-    "orbit_inner": "orbit_inner",
-    "angle_inner": "angle_inner",
-    "orbit_conv2d": "orbit_conv2d",
-    "orbit_conv2d_backward": "orbit_conv2d_backward",
-    "orbit_conv2d_pool": "orbit_conv2d_pool",
-    "orbit_conv2d_pool_backward": "orbit_conv2d_pool",
-    "orbit_scores": "orbit_scores",
-    "orbit_scores_backward": "orbit_scores",
-    "orbit_linear_scores": "orbit_linear_scores",
-    "orbit_losses": "orbit_losses",
-    "orbit_losses_backward": "orbit_losses",
-    "contrastive_loss": "contrastive_loss",
-    "contrastive_loss_backward": "contrastive_loss",
-}
+from ..schemas import SCHEMAS
+
+_MODULES = {module.name for module in iter_modules(__path__)}
 
 
-def load(name: str) -> Callable:
-    """The function of an op."""
-    return getattr(import_module(f"{__name__}.{FILES[name]}"), name)
+def _file(op: str) -> str | None:
+    """The module of an op, or None if it has no kernel: the op's own name, or that of the op it is the gradient of."""
+    return next((name for name in (op, op.removesuffix("_backward")) if name in _MODULES), None)
+
+
+#: The module of each op that has kernels.
+FILES = {op: file for op in SCHEMAS if (file := _file(op))}
+
+
+def load(op: str) -> Callable:
+    """The function of an op, which calls its kernels."""
+    return getattr(import_module(f"{__name__}.{FILES[op]}"), op)

@@ -6,35 +6,40 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import Kernel
-from ._transform import action, inner_pixels, launch, new_images, tile_count, tile_pixels, transformed
+from .device.resample import stored_pixels, tile_count, tile_pixels, transformed
+from .host.launch import Kernel
+from .host.resample import launch_resampling, new_images, resample_plan
 
 
 @triton.jit
 def _act_kernel(
     out, x, element, rows, permutation, mixing,
     E, C, H, W, xb, xc, xh, xw, oc, oh, ow, eb, planes,
-    MIXED: tl.constexpr, TURNS: tl.constexpr, BORDER: tl.constexpr, ADJOINT: tl.constexpr, TYPE: tl.constexpr,
-    EDGE: tl.constexpr, SPLIT: tl.constexpr, WIDE: tl.constexpr,
+    INTERPOLATES: tl.constexpr, TURNS: tl.constexpr, BORDER: tl.constexpr, ADJOINT: tl.constexpr, TYPE: tl.constexpr,
+    IS_EDGE: tl.constexpr, HAS_EDGE_TILES: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    pid, groups, tiles = tl.program_id(0), tl.cdiv(C, planes), tile_count(H, W, BLOCK_I, BLOCK_J, EDGE)
-    tile, group, b = pid % tiles, pid // tiles % groups, (pid // tiles // groups).to(tl.int64)
+    """``out[b] = ρ(g_e)·S_e x[b]`` with e = element[b], at one tile of pixels and ``planes`` channels."""
+    pid, channel_blocks = tl.program_id(0), tl.cdiv(C, planes)
+    tiles = tile_count(H, W, BLOCK_I, BLOCK_J, IS_EDGE)
+    tile, channel_block = pid % tiles, pid // tiles % channel_blocks
+    b = (pid // tiles // channel_blocks).to(tl.int64)
     e = tl.load(element + b * eb).to(tl.int32)
-    # Ids are checked where that is free; beyond the table they must not read what is not ours.
+    # The host does not check ids on a GPU, where that would wait for the stream. An id outside the table must not make
+    # the kernel read foreign memory.
     e = tl.where((e >= 0) & (e < E), e, 0)
-    pixels = tile_pixels(tile, H, W, BLOCK_I, BLOCK_J, EDGE, WIDE)
-    _, _, i, j, live = pixels
-    stored = inner_pixels(live, i, j, H, W) if SPLIT and not EDGE else live
+    pixels = tile_pixels(tile, H, W, BLOCK_I, BLOCK_J, IS_EDGE, INDEX)
+    _, _, i, j, in_bounds = pixels
+    stored = stored_pixels(in_bounds, i, j, H, W, HAS_EDGE_TILES, IS_EDGE)
     target = out + b * C * H * W + (i * oh + j * ow)[:, :, None]
-    for first in range(group * planes, tl.minimum(group * planes + planes, C), BLOCK_C):
+    for first in range(channel_block * planes, tl.minimum(channel_block * planes + planes, C), BLOCK_C):
         c = (first + tl.arange(0, BLOCK_C)).to(i.dtype)
-        live_c = c < C
+        c_in_bounds = c < C
         value = transformed(
-            x + b * xb, e, rows, permutation, mixing, E, pixels, tl.where(live_c, c, 0), live_c, H, W, xc, xh, xw,
-            MIXED, TURNS, BORDER, ADJOINT, EDGE, TYPE,
-        )  # fmt: skip
-        mask = stored[:, :, None] & live_c[None, None, :]
+            x + b * xb, e, rows, permutation, mixing, E, pixels, tl.where(c_in_bounds, c, 0), c_in_bounds,
+            H, W, xc, xh, xw, INTERPOLATES, TURNS, BORDER, ADJOINT, IS_EDGE, TYPE,
+        )  # [BLOCK_I, BLOCK_J, BLOCK_C] # fmt: skip
+        mask = stored[:, :, None] & c_in_bounds[None, None, :]
         tl.store(target + c[None, None, :] * oc, value.to(out.dtype.element_ty), mask=mask)
 
 
@@ -42,10 +47,10 @@ KERNEL = Kernel(_act_kernel)
 
 
 def act(x: Tensor, element: Tensor, table, permutation, mixing, padding_mode: str, adjoint: bool) -> Tensor:
-    group = action(x, table, permutation, mixing, padding_mode, adjoint)
+    plan = resample_plan(x, table, permutation, mixing, padding_mode, adjoint)
     out = new_images(x, x.shape)
     if out.numel():
-        scalars = (group.order, *x.shape[1:], *x.stride(), *out.stride()[1:], element.stride(0))
-        tensors = (out, x, element, group.rows, group.permutation, group.mixing)
-        launch(KERNEL, group, tensors, scalars, images=(x, out), rows=x.shape[0])
+        scalars = (plan.order, *x.shape[1:], *x.stride(), *out.stride()[1:], element.stride(0))
+        tensors = (out, x, element, plan.rows, plan.permutation, plan.mixing)
+        launch_resampling(KERNEL, plan, tensors, scalars, images=(x, out), rows=x.shape[0])
     return out

@@ -1,4 +1,4 @@
-"""The gradients of `orbit_conv2d`: here what is shared, the kernels in the two files beside it."""
+"""`orbit_conv2d_backward`: which kernels make which gradient. The kernels are in the two files beside this one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..groups import Matrix
-from ..reference import IDENTITY
-from ._members import base_images, groups_of_members
-from ._tables import actions, bases
-from .orbit_conv2d import allows_tf32
+from ..geometry import IDENTITY, Matrix
+from .host.convolve import input_precision
+from .host.members import member_batches
+from .host.tables import actions, bases
+from .orbit import base_images
+from .orbit_average import orbit_average
 from .orbit_conv2d_grad_input import grad_input
 from .orbit_conv2d_grad_weight import grad_weight
 
@@ -24,26 +25,26 @@ def orbit_conv2d_backward(
     if not grad.numel():
         return tuple(t.new_zeros(s if n else (0,)) for t, s, n in zip(like, shapes, needs, strict=True))
     table = tuple(table)
-    options = (*weight.shape[2:], *stride, *padding, *dilation)
+    geometry = (*weight.shape[2:], *stride, *padding, *dilation)
     grads = [t.new_empty(0) for t in like]
     if needs[0]:
-        grads[0] = _grad_x(grad, x, weight, table, options, padding_mode)
+        grads[0] = _grad_x(grad, x, weight, table, geometry, padding_mode)
     if needs[1]:
-        grads[1], grads[2] = _grad_parameters(grad, x, weight, table, options, padding_mode, needs[2])
+        grads[1], grads[2] = _grad_parameters(grad, x, weight, table, geometry, padding_mode, needs[2])
     elif needs[2]:
         wide = torch.promote_types(weight.dtype, torch.float32)
         grads[2] = grad.sum((0, 2, 3), dtype=wide).to(weight.dtype)
     return tuple(grads)
 
 
-def _grad_parameters(grad, x, weight, table, options, padding_mode, bias: bool) -> tuple[Tensor, Tensor]:
-    """Sums over the members that read x, then over those that read an image interpolated from it, a few at a time."""
+def _grad_parameters(grad, x, weight, table, geometry, padding_mode, bias: bool) -> tuple[Tensor, Tensor]:
+    """Sum over the members that read x, then over those that read base images of x, a few of them at a time."""
     square = x.shape[2] == x.shape[3]
     precision = input_precision(x.dtype)
     total, total_bias = None, None
-    for group, members in _launches(table, square, x.device):
-        source = x[None] if not group else base_images(x, group, padding_mode).unflatten(0, (len(group), -1))
-        part, part_bias = grad_weight(grad, source, members, options, bias, precision)
+    for chosen, members in _launches(table, square, x.device):
+        source = x[None] if not chosen else base_images(x, chosen, padding_mode).unflatten(0, (len(chosen), -1))
+        part, part_bias = grad_weight(grad, source, members, geometry, bias, precision)
         total = part if total is None else total.add_(part)
         if bias:
             total_bias = part_bias if total_bias is None else total_bias.add_(part_bias)
@@ -51,51 +52,44 @@ def _grad_parameters(grad, x, weight, table, options, padding_mode, bias: bool) 
     return total.to(weight.dtype).view(weight.shape), grad_bias
 
 
-def _grad_x(grad, x, weight, table, options, padding_mode) -> Tensor:
-    """Sums over the elements of one base in the frame of its image, then the transpose of its interpolation."""
+def _grad_x(grad, x, weight, table, geometry, padding_mode) -> Tensor:
+    """Sum over the elements of one base in the frame of its image, then apply the transpose of its interpolation."""
     square = x.shape[2] == x.shape[3]
     precision = input_precision(x.dtype)
     frames = _frames(table, square, x.device)
     if [base for base, _ in frames] == [IDENTITY]:
-        return grad_input(grad, x.new_empty(x.shape), weight, frames[0][1], options, square, precision)
+        return grad_input(grad, x.new_empty(x.shape), weight, frames[0][1], geometry, square, precision)
     wide = torch.promote_types(x.dtype, torch.float32)
     total = None
     for base, members in frames:
         frame = x.new_empty(x.shape, dtype=wide)
-        grad_input(grad, frame, weight, members, options, square, precision)
+        grad_input(grad, frame, weight, members, geometry, square, precision)
         part = frame if base == IDENTITY else _interpolation_adjoint(frame, base, padding_mode)
         total = part if total is None else total.add_(part)
     return total.to(x.dtype)
 
 
 def _interpolation_adjoint(frame: Tensor, base: Matrix, padding_mode: str) -> Tensor:
-    from .orbit_average import orbit_average
-
     return orbit_average(frame, None, [0.0, *base], [], [], padding_mode, True)
-
-
-def input_precision(dtype: torch.dtype) -> str:
-    """What Triton is to multiply float32 in."""
-    return "tf32" if allows_tf32(dtype) else "ieee"
 
 
 @lru_cache(maxsize=256)
 def _launches(table: tuple[float, ...], square: bool, device: torch.device) -> list[tuple[tuple[Matrix, ...], Tensor]]:
-    """Bases to interpolate, none for x itself; and (count, 3) int32 of the members: element, exact code, image."""
-    groups = [(IDENTITY,), *(group.bases for group in groups_of_members(table, square, device) if group.bases)]
+    """The bases to interpolate, none for x itself, and (count, 3) int32 of the members: element, exact code, image."""
+    batches = [(IDENTITY,), *(batch.bases for batch in member_batches(table, square, device) if batch.bases)]
     elements = list(enumerate(actions(table, square)))
     launches = []
-    for group in groups:
-        members = [(e, a.code, group.index(a.base)) for e, a in elements if a.base in group]
+    for chosen in batches:
+        members = [(e, a.code, chosen.index(a.base)) for e, a in elements if a.base in chosen]
         if members:
             on_device = torch.tensor(members, dtype=torch.int32, device=device)
-            launches.append(((), on_device) if group == (IDENTITY,) else (group, on_device))
+            launches.append(((), on_device) if chosen == (IDENTITY,) else (chosen, on_device))
     return launches
 
 
 @lru_cache(maxsize=256)
 def _frames(table: tuple[float, ...], square: bool, device: torch.device) -> list[tuple[Matrix, Tensor]]:
-    """Each base, x's own frame first, and (count, 2) int32 of its elements: number and exact code."""
+    """Each base, x's own frame first, and (count, 2) int32 of its elements: id and exact code."""
     elements = list(enumerate(actions(table, square)))
     frames = []
     for base in (IDENTITY, *bases(table, square)):

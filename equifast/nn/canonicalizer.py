@@ -72,8 +72,10 @@ class Canonicalizer(nn.Module):
         self.estimator = estimator
         self.padding_mode = padding_mode
         self.score = score
+        self.reference: Tensor | None
         vector = None if score is not None else _reference(network, reference, vector_size, learn_reference)
         if learn_reference:
+            assert vector is None or isinstance(vector, nn.Parameter)
             self.register_parameter("reference", vector)
         else:
             self.register_buffer("reference", vector)
@@ -103,10 +105,10 @@ class Canonicalizer(nn.Module):
     _save_to_state_dict = LazyModuleMixin._save_to_state_dict
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        saved = state_dict.get(f"{prefix}reference")
-        if is_lazy(self.reference) and saved is not None and not is_lazy(saved):
+        reference, saved = self.reference, state_dict.get(f"{prefix}reference")
+        if reference is not None and is_lazy(reference) and saved is not None and not is_lazy(saved):
             with torch.no_grad():
-                self.reference.materialize(saved.shape)
+                reference.materialize(saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -119,9 +121,12 @@ def _reference(network: Callable, given: Tensor | None, size: int | None, learn:
         vector = given.detach().clone()
         return nn.Parameter(vector) if learn else vector
     like = next(network.parameters(), None) if isinstance(network, nn.Module) else None
-    place = {} if like is None or not like.is_floating_point() else {"device": like.device, "dtype": like.dtype}
+    if like is not None and not like.is_floating_point():
+        like = None
+    device, dtype = (None, None) if like is None else (like.device, like.dtype)
     size = size or getattr(network, "out_vector_size", None)
     if not isinstance(size, int):
-        return nn.UninitializedParameter(**place) if learn else nn.UninitializedBuffer(**place)
-    vector = torch.randn(size, **place)
+        lazy = nn.UninitializedParameter if learn else nn.UninitializedBuffer
+        return lazy(device=device, dtype=dtype)  # type: ignore[call-arg]  # torch's stubs have Parameter's arguments
+    vector = torch.randn(size, device=device, dtype=dtype)
     return nn.Parameter(vector) if learn else vector

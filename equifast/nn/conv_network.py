@@ -65,7 +65,8 @@ class ConvNetwork(nn.Module):
 
     @property
     def out_vector_size(self) -> int:
-        return self.final_fc[-1].out_features
+        # torch's stubs declare every attribute of a module as a Tensor or a Module.
+        return self.final_fc[-1].out_features  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
         # Every layer then writes channels_last, where oneDNN is quicker both ways.

@@ -42,8 +42,8 @@ class CropResize(nn.Module):
         checks.images("x", x)
         if self.crop is not None:
             height, width = x.shape[2:]
-            shares = (min(height, width),) * 2 if self.crop == "square" else (height * self.crop, width * self.crop)
-            top, left = _margin(height, shares[0]), _margin(width, shares[1])
+            kept = (min(height, width),) * 2 if isinstance(self.crop, str) else (height * self.crop, width * self.crop)
+            top, left = _margin(height, kept[0]), _margin(width, kept[1])
             x = x[:, :, top : x.shape[2] - top, left : x.shape[3] - left]
         if self.resize is None or tuple(x.shape[2:]) == self.resize:
             return x

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Protocol, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import ACTIVATIONS
 from ..lazy_orbit import LazyOrbit
 
-#: In-place forms of the activations kernels know, by the name they have there.
-IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda y: y,
-    "relu": torch.relu_,
-    "gelu": torch.ops.aten.gelu_,
-    "silu": torch.ops.aten.silu_,
-}
 
+class Convolution(Protocol):
+    """Anything with a weight and perhaps a bias."""
+
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def bias(self) -> Tensor | None: ...
+
+
+class FoldableNorm(Protocol):
+    """A batch normalization that has running statistics."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float
+    affine: bool
+    weight: Tensor
+    bias: Tensor
+
+
+#: The kernels' name of each activation module, but for GELU, of which they know one of two kinds.
 NAMES = {type(None): "none", nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
 
 
@@ -27,25 +43,25 @@ def needs_grad(module: nn.Module, x: Tensor) -> bool:
 
 
 def activation_name(module: nn.Module | None) -> str | None:
-    """The kernels' name of an elementwise activation, "none" of none; None if they don't know it."""
+    """The kernels' name of an activation module: "none" if there is no module, None if kernels don't know it."""
     if type(module) is nn.GELU:
         return "gelu" if module.approximate == "none" else None
     return NAMES.get(type(module))
 
 
-def is_foldable(norm: nn.Module | None) -> bool:
-    """Whether `folded` can take ``norm`` as it stands; nothing is as good as a normalization."""
+def is_foldable(norm: nn.Module | None) -> TypeGuard[FoldableNorm | None]:
+    """Whether `folded` can fold ``norm`` as it is. It can if there is none."""
     if norm is None:
         return True
     known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and norm.running_mean is not None
     return known and not norm.training and not has_hooks(norm)
 
 
-def folded(conv: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution with the batch normalization after it, by its running statistics, in it.
+def folded(conv: Convolution, norm: FoldableNorm | None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a convolution into which the batch normalization after it is folded.
 
     ``F.conv2d(x, *folded(conv, norm))`` equals ``norm(conv(x))`` in eval mode. Types are the convolution's; the
-    arithmetic is in float32 or better. ``conv`` may be anything with ``weight`` and ``bias``.
+    arithmetic is in float32 or better.
     """
     if norm is None:
         return conv.weight, conv.bias
@@ -66,12 +82,13 @@ def run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     pending = list(layers)
     while pending:
         layer = pending.pop(0)
-        plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not has_hooks(layer)
-        if not plain:
+        if not (type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not has_hooks(layer)):
             x = layer(x)
             continue
-        norm = pending[0] if pending and isinstance(pending[0], nn.BatchNorm2d) else None
-        norm = pending.pop(0) if norm is not None and is_foldable(norm) else None
+        following = pending[0] if pending else None
+        norm = following if isinstance(following, nn.BatchNorm2d) and is_foldable(following) else None
+        if norm is not None:
+            pending.pop(0)
         name = activation_name(pending[0]) if pending and not has_hooks(pending[0]) else None
         if name is not None:
             pending.pop(0)
@@ -79,7 +96,7 @@ def run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
-def _convolve(x: Tensor, layer: nn.Conv2d, norm: nn.Module | None, activation: str) -> Tensor:
+def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation: str) -> Tensor:
     weight, bias = folded(layer, norm)
     if isinstance(x, LazyOrbit):
         # In one pass: 13 % less time for `ConvNetwork` (64×3×96×96), while its output is in cache.
@@ -87,7 +104,7 @@ def _convolve(x: Tensor, layer: nn.Conv2d, norm: nn.Module | None, activation: s
         if y is not None:
             return y
     y = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return IN_PLACE[activation](y)
+    return ACTIVATIONS[activation](y)
 
 
 def has_hooks(module: nn.Module) -> bool:

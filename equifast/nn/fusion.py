@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import checks, lazy_orbit
 from ..groups import Group, as_group
+from ..orbit_vectors import makes_orbit
 
 
 class FusedNetwork(nn.Module):
@@ -54,6 +55,6 @@ def fuse_first_layer(
     """
     if not callable(network):
         raise TypeError(f"network: expected a callable, got {type(network).__name__}")
-    if getattr(network, "orbit_group", None) is not None:
+    if makes_orbit(network):
         raise ValueError(f"network: makes the orbit of {network.orbit_group} already")
     return FusedNetwork(network, group, padding_mode)

@@ -8,7 +8,20 @@ from .. import checks, ops
 from ..groups import Group, as_group
 from .folding import activation_name, folded, has_hooks, is_foldable, needs_grad
 
-Size = int | tuple[int, int]
+Pair = tuple[int, int]
+Size = int | Pair
+
+
+def sizes_of(conv: nn.Conv2d) -> tuple[Pair, Pair | str, Pair]:
+    """Stride, padding and dilation of a convolution, which torch declares as tuples of any length."""
+    padding = conv.padding if isinstance(conv.padding, str) else _pair(conv.padding)
+    return _pair(conv.stride), padding, _pair(conv.dilation)
+
+
+def _pair(size: tuple[int, ...]) -> Pair:
+    if len(size) != 2:
+        raise ValueError(f"stride, padding, dilation: expected an int or a pair of them, got {size}")
+    return size[0], size[1]
 
 
 class OrbitConv2d(nn.Module):
@@ -85,7 +98,9 @@ class OrbitConv2d(nn.Module):
         checks.padding_mode(padding_mode)
         # The very dict: a parameter that is replaced (moved, loaded, sharded) is replaced in both.
         self._parameters = conv._parameters
-        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self.weight: Tensor
+        self.bias: Tensor | None
+        self.stride, self.padding, self.dilation = sizes_of(conv)
         self.group = as_group(group)
         self.norm = norm
         self.activation = activation

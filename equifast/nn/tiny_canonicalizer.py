@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from .. import checks, ops
 from ..groups import Group, as_group
-from ..ops.orbit_conv2d import ACTIVATIONS
+from ..layers import ACTIVATIONS
 from .canonicalizer import Canonicalizer
-
-Size = int | tuple[int, int]
+from .orbit_conv2d import Size, sizes_of
 
 
 class PooledOrbitConv2d(nn.Module):
@@ -49,7 +48,7 @@ class PooledOrbitConv2d(nn.Module):
         checks.padding_mode(padding_mode)
         conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias)
         self.weight, self.bias = conv.weight, conv.bias
-        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self.stride, self.padding, self.dilation = sizes_of(conv)
         self.activation = activation
         self.orbit_group = as_group(group)
         self.padding_mode = padding_mode

@@ -8,8 +8,8 @@ from torch import Tensor
 from .. import checks
 from ..groups import Group, as_group
 from ..representations import channel_action
-from . import _warp
-from ._library import register
+from . import _resample
+from .registry import register
 
 
 def act(
@@ -26,15 +26,15 @@ def act(
     Equivalent to: ``equifast.reference.act(...)``; for exact elements, ``torch.rot90`` and ``flip`` of each sample;
     for others, ``grid_sample`` with one grid a sample.
 
-    An interpolated pixel is NaN if one of the four pixels around its position is, even one that has weight 0, as in
-    ``grid_sample``. With a position on the edge or beyond it, these are the nearest such pixels of the image. Exact
+    An interpolated pixel is NaN if one of the four pixels around its position is NaN, even a pixel with weight 0, as in
+    ``grid_sample``. For a position on the edge or beyond it, those four are the nearest pixels of the image. Exact
     elements only move a NaN.
 
     Args:
         x: images or features, float64, float32, float16 or bfloat16, any strides; B may be 0.
         element: int64 ids in [0, E), as `CanonicalForm.element`.
         group: a ``Group`` or a name such as ``"C4"``.
-        inverse: apply g⁻¹: what canonicalizes an image, where g undoes it.
+        inverse: act with g⁻¹. That canonicalizes an image, and acting with g undoes it.
         representation: ``"trivial"``; ``"regular"``, blocks of E channels with out[k] = in[g⁻¹k]; ``"vector"``,
             pairs of channels (x right, y down).
         padding_mode: outside the image, ``"border"`` repeats its edge, ``"zeros"`` is 0.
@@ -56,14 +56,14 @@ def act(
 def _eager(x, element, table, permutation, mixing, padding_mode, adjoint):
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     for e in element.unique().tolist():
-        mine = (element == e).nonzero().squeeze(1)
-        moved = _warp.member(x[mine], e, table, permutation, mixing, padding_mode, adjoint)
-        out[mine] = moved.to(x.dtype)
+        images = (element == e).nonzero().squeeze(1)
+        resampled = _resample.resample(x[images], e, table, permutation, mixing, padding_mode, adjoint)
+        out[images] = resampled.to(x.dtype)
     return out
 
 
 def _fake(x, element, table, permutation, mixing, padding_mode, adjoint):
-    return _warp.new_images(x, x.shape)
+    return _resample.new_images(x, x.shape)
 
 
 def _setup_context(ctx, inputs, output):
@@ -74,7 +74,7 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad):
     (element,) = ctx.saved_tensors
     table, permutation, mixing, padding_mode, adjoint = ctx.action
-    channels = _warp.transposed(table, permutation, mixing)
+    channels = _resample.transposed(table, permutation, mixing)
     grad_x = torch.ops.equifast.act(grad, element, table, *channels, padding_mode, not adjoint)
     return grad_x, None, None, None, None, None, None
 

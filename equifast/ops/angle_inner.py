@@ -8,22 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..groups import Matrix, multiply, quarter_turn
-from ..reference import STEPS, accumulate_dtype, rows
-from ._library import CHOSEN, GPU, register
+from ..dtypes import accumulate_dtype
+from ..geometry import STEPS, Matrix, multiply, quarter_turn, rows
+from .registry import CHOSEN, GPU, register
 
-#: Bytes of images at a time on a CPU, where there are some fifteen temporaries of their size.
+#: Bytes of images at a time on a CPU. There are about fifteen temporaries of their size.
 CHUNK_BYTES = 1 << 20
 
 
 def angle_inner(
     x: Tensor, image: Tensor, grad: Tensor, element: Tensor, table: Sequence[float], turns: int, padding_mode: str
 ) -> Tensor:
-    """What changes by the angle and by the reflection flag of each image, (B, 2) in the accumulate type.
+    """How the loss changes by the angle and by the reflection flag of each image: (B, 2) in the accumulate dtype.
 
     With ``grad`` the gradient at the canonical ``image`` of x, flipped back where ``element`` is a reflection:
-    ``⟨grad, d/dθ R(−θ)x⟩`` at the angle of the element, and ``⟨grad, F·image − image⟩``. One kernel on a GPU; elsewhere
-    in eager PyTorch, which differentiates.
+    it is ``⟨grad, d/dθ R(−θ)x⟩`` at the angle of the element, and ``⟨grad, F·image − image⟩``. On a GPU that is one
+    kernel. Elsewhere it is eager PyTorch, which differentiates.
 
     table: ``Group.action_table(inverse=True)``; turns: how many of its first rows are rotations.
     """
@@ -35,7 +35,7 @@ def angle_inner(
 def _eager(x, image, grad, element, table, turns, padding_mode):
     x, image, grad = (t.to(accumulate_dtype(t.dtype)) for t in (x, image, grad))
     grad = torch.where((element >= turns)[:, None, None, None], grad.flip(-1), grad)
-    # With y the image, F·y is the other branch, whichever of the two was taken.
+    # The image is the branch that was taken, reflected or not; F·image is the other branch.
     by_flag = (grad * (image.flip(-1) - image)).sum((1, 2, 3))
     matrices = rotation_matrices(table, turns)
     image_bytes = max(x[:1].numel() * x.element_size(), 1)
@@ -49,14 +49,14 @@ def _eager(x, image, grad, element, table, turns, padding_mode):
 
 
 def rotation_matrices(table: Sequence[float], turns: int) -> list[Matrix]:
-    """Those of the first rows of an action table."""
+    """The matrices of the first ``turns`` rows of an action table, which are rotations."""
     return [multiply(base, quarter_turn(code)) for code, base in rows(table)[:turns]]
 
 
 def rotation_derivative(x: Tensor, turns: Tensor, matrices: list[Matrix], padding_mode: str) -> Tensor:
     """``d/dθ R(−θ)x`` at the rotation ``matrices[turns]`` of each sample: (B, C, H, W), ids (B,) → (B, C, H, W).
 
-    Samples lie where those of the warps do, on multiples of 2⁻²⁴ pixel.
+    Positions are rounded to multiples of 2⁻²⁴ pixel, as for resampling.
     """
     height, width = x.shape[-2:]
     m = torch.tensor(matrices, dtype=torch.float64, device=x.device)[turns][:, :, None, None]
@@ -66,12 +66,12 @@ def rotation_derivative(x: Tensor, turns: Tensor, matrices: list[Matrix], paddin
     # R(−θ)x reads x at (u, v) = g·(dx, dy) about the centre; so du/dθ = v and dv/dθ = −u.
     u, v = xx + xy, yx + yy
     column, row = u + (width - 1) / 2, v + (height - 1) / 2
-    # Beyond a margin of two pixels nothing changes with the position: footprints are moved to its edge.
+    # Beyond a margin of two pixels nothing changes with the position, so positions there are moved to its edge.
     mode = "replicate" if padding_mode == "border" else "constant"
     flat, stride = F.pad(x, (2, 2, 2, 2), mode=mode).flatten(2), width + 4
     u, v = u[:, None].to(x.dtype), v[:, None].to(x.dtype)
     total = torch.zeros_like(x)
-    # The slopes to the right and below, then those to the left and above: they differ where a sample is on a pixel.
+    # The slopes to the right and below, then those to the left and above. They differ where a position is on a pixel.
     for first in (torch.floor, lambda position: position.ceil() - 1):
         i, j = first(column).clamp(-2, width), first(row).clamp(-2, height)
         index = ((j + 2) * stride + (i + 2)).long().flatten(1)[:, None].expand(-1, x.shape[1], -1)
@@ -98,7 +98,6 @@ register(
     "angle_inner",
     eager=_eager,
     fake=_fake,
-    setup_context=lambda ctx, inputs, output: None,
     backward=_no_double_backward,
-    has_kernel=False,
+    has_cpu_kernel=False,
 )

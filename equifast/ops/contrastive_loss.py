@@ -6,21 +6,22 @@ import torch
 from torch import Tensor
 
 from .. import checks, reference
+from ..dtypes import accumulate_dtype
 from ..groups import CyclicGroup, Group, as_group
-from . import _warp
-from ._library import no_double_backward, register
+from ._rows import by_element
+from .registry import no_double_backward, register
 
 
 def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = False) -> Tensor:
     """Mean over (B, E, E) of |⟨v_e, v_h⟩|·[e ≠ h], a scalar.
 
     Equivalent to: ``v = vectors.view(E, B, d).transpose(0, 1)``; ``((v @ v.mT) * (1 - torch.eye(E))).abs().mean()``,
-    but that a product which is not finite passes no gradient.
+    except that a product that is not finite passes no gradient.
 
     Args:
-        vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides. Of no samples, NaN.
+        vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides; NaN if B = 0.
         group: a ``Group`` or a name such as ``"C4"``.
-        normalize: compare unit vectors: the loss can't then be had cheaply by shrinking them.
+        normalize: compare unit vectors, so that shrinking the vectors does not lower the loss.
 
     Raises:
         ValueError, TypeError: naming the argument that is off.
@@ -28,17 +29,13 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = F
     Source: EquiOptAdapt (arXiv 2405.14089), as its authors code it.
     """
     order = as_group(group).order
-    checks.tensor("vectors", vectors)
-    if vectors.dim() != 2:
-        raise ValueError(f"vectors: expected (E·B, d), got {checks.shape(vectors)}")
-    checks.floating("vectors", vectors)
-    checks.orbit_rows("vectors", vectors, order)
+    checks.vectors("vectors", vectors, order)
     return torch.ops.equifast.contrastive_loss(vectors, order, normalize)[0]
 
 
 def _apart(vectors: Tensor, order: int, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Vectors (B, E, d) in the accumulate dtype, perhaps of unit length, those lengths, and their Gram matrix."""
-    v = _warp.unflatten(vectors, order).to(reference.accumulate_dtype(vectors.dtype)).transpose(0, 1)
+    """Vectors (B, E, d) in the accumulate dtype, of unit length if ``normalize``; their lengths; their Gram matrix."""
+    v = by_element(vectors, order).to(accumulate_dtype(vectors.dtype)).transpose(0, 1)
     length = v.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     v = v / length if normalize else v
     return v, length, (v @ v.mT).masked_fill(torch.eye(order, dtype=torch.bool, device=v.device), 0)
@@ -50,7 +47,7 @@ def _eager(vectors, order, normalize):
 
 
 def _fake(vectors, order, normalize):
-    wide = reference.accumulate_dtype(vectors.dtype)
+    wide = accumulate_dtype(vectors.dtype)
     gram = vectors.new_empty((vectors.shape[0] // order, order, order), dtype=wide)
     return vectors.new_empty(()), gram
 
@@ -79,7 +76,7 @@ register(
 
 def _backward_eager(grad, vectors, gram, normalize):
     v, length, _ = _apart(vectors, gram.shape[1], normalize)
-    v = torch.where(v.isfinite(), v, 0)  # else 0·∞
+    v = torch.where(v.isfinite(), v, 0)  # else 0·∞ would give NaN
     g = 2 * grad.to(v.dtype) / max(gram.numel(), 1) * (torch.where(gram.isfinite(), gram.sign(), 0) @ v)
     if normalize:
         g = torch.where(length.isfinite(), (g - (g * v).sum(-1, keepdim=True) * v) / length, 0)
@@ -94,6 +91,5 @@ register(
     "contrastive_loss_backward",
     eager=_backward_eager,
     fake=_backward_fake,
-    setup_context=lambda ctx, inputs, output: None,
     backward=no_double_backward("contrastive_loss"),
 )

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..geometry import order_of
 from ..groups import Group, as_group
-from . import _warp
-from ._library import register
+from . import _resample
+from ._rows import by_element
+from .registry import register
 
 
 def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Tensor:
@@ -17,8 +19,8 @@ def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Ten
     Elements that map the pixel grid onto itself (90° multiples and flips of square images, 180° and flips of any) are
     exact permutations; all others are bilinear about the pixel centre.
 
-    An interpolated pixel is NaN if one of the four pixels around its position is, even one that has weight 0, as in
-    ``grid_sample``. With a position on the edge or beyond it, these are the nearest such pixels of the image. Exact
+    An interpolated pixel is NaN if one of the four pixels around its position is NaN, even a pixel with weight 0, as in
+    ``grid_sample``. For a position on the edge or beyond it, those four are the nearest pixels of the image. Exact
     elements only move a NaN.
 
     Equivalent to: ``equifast.reference.orbit(x, group, padding_mode=padding_mode)``; for C4 on square images,
@@ -41,16 +43,16 @@ def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Ten
 
 
 def _eager(x, weights, table, permutation, mixing, padding_mode, adjoint):
-    moved = torch.stack(
-        [_warp.member(x, e, table, permutation, mixing, padding_mode, adjoint) for e in range(_warp.order_of(table))]
+    members = torch.stack(
+        [_resample.resample(x, e, table, permutation, mixing, padding_mode, adjoint) for e in range(order_of(table))]
     )
     if weights is not None:
-        moved = moved * weights.t()[:, :, None, None, None]
-    return moved.flatten(0, 1).to(x.dtype)
+        members = members * weights.t()[:, :, None, None, None]
+    return members.flatten(0, 1).to(x.dtype)
 
 
 def _fake(x, weights, table, permutation, mixing, padding_mode, adjoint):
-    return _warp.new_images(x, (_warp.order_of(table) * x.shape[0], *x.shape[1:]))
+    return _resample.new_images(x, (order_of(table) * x.shape[0], *x.shape[1:]))
 
 
 def _setup_context(ctx, inputs, output):
@@ -61,8 +63,8 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad):
     x, weights = ctx.saved_tensors
     table, permutation, mixing, padding_mode, adjoint = ctx.action
-    channels = _warp.transposed(table, permutation, mixing)
-    grad = _warp.unflatten(grad, _warp.order_of(table))
+    channels = _resample.transposed(table, permutation, mixing)
+    grad = by_element(grad, order_of(table))
     grad_x = grad_weights = None
     if ctx.needs_input_grad[0]:
         grad_x = torch.ops.equifast.orbit_average(grad, weights, table, *channels, padding_mode, not adjoint)

@@ -1,4 +1,4 @@
-"""`orbit_average`: a weighted mean over the group; and `orbit_inner`, the gradient of its weights."""
+"""`orbit_average`: the weighted sum of an orbit, after each member has been moved back."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..dtypes import accumulate_dtype
+from ..geometry import order_of
 from ..groups import Group, as_group
-from ..reference import accumulate_dtype
 from ..representations import channel_action
-from . import _warp
-from ._library import register
+from . import _resample
+from ._rows import by_element
+from .registry import register
 
 
 def orbit_average(
@@ -54,20 +56,16 @@ def orbit_average(
     return torch.ops.equifast.orbit_average(members, wide, table, *channels, padding_mode, False)
 
 
-def _member_of(y: Tensor, e: int) -> Tensor:
-    return y[e] if y.dim() == 5 else y
-
-
 def _eager(y, weights, table, permutation, mixing, padding_mode, adjoint):
     total = torch.zeros(y.shape[-4:], dtype=accumulate_dtype(y.dtype), device=y.device)
-    for e in range(_warp.order_of(table)):
-        moved = _warp.member(_member_of(y, e), e, table, permutation, mixing, padding_mode, adjoint)
-        total += moved if weights is None else moved * weights[:, e, None, None, None]
+    for e in range(order_of(table)):
+        image = _resample.resample(_resample.member_of(y, e), e, table, permutation, mixing, padding_mode, adjoint)
+        total += image if weights is None else image * weights[:, e, None, None, None]
     return total.to(y.dtype)
 
 
 def _fake(y, weights, table, permutation, mixing, padding_mode, adjoint):
-    return _warp.new_images(y, y.shape[-4:])
+    return _resample.new_images(y, y.shape[-4:])
 
 
 def _setup_context(ctx, inputs, output):
@@ -79,13 +77,13 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad):
     y, weights = ctx.saved_tensors
     table, permutation, mixing, padding_mode, adjoint = ctx.action
-    channels = _warp.transposed(table, permutation, mixing)
+    channels = _resample.transposed(table, permutation, mixing)
     grad_y = grad_weights = None
     if ctx.needs_input_grad[0] and ctx.shared:
         grad_y = torch.ops.equifast.orbit_average(grad, weights, table, *channels, padding_mode, not adjoint)
     elif ctx.needs_input_grad[0]:
         rows = torch.ops.equifast.orbit(grad, weights, table, *channels, padding_mode, not adjoint)
-        grad_y = _warp.unflatten(rows, _warp.order_of(table))
+        grad_y = by_element(rows, order_of(table))
     if ctx.needs_input_grad[1]:
         grad_weights = (
             torch.ops.equifast.orbit_inner(grad, y, table, *channels, padding_mode)
@@ -96,52 +94,3 @@ def _backward(ctx, grad):
 
 
 register("orbit_average", eager=_eager, fake=_fake, setup_context=_setup_context, backward=_backward)
-
-
-def _inner_eager(u, v, table, permutation, mixing, padding_mode):
-    columns = [
-        (
-            _warp.member(_member_of(u, e), e, table, permutation, mixing, padding_mode, False)
-            * _member_of(v, e).to(accumulate_dtype(v.dtype))
-        ).sum((1, 2, 3))
-        for e in range(_warp.order_of(table))
-    ]
-    return torch.stack(columns, 1)
-
-
-def _inner_fake(u, v, table, permutation, mixing, padding_mode):
-    torch._check(u.dim() == 4 or v.dim() == 4, lambda: "orbit_inner: u or v must be shared by all elements")
-    return u.new_empty((u.shape[-4], _warp.order_of(table)), dtype=accumulate_dtype(u.dtype))
-
-
-def _inner_setup_context(ctx, inputs, output):
-    u, v, *ctx.action = inputs
-    ctx.save_for_backward(u, v)
-
-
-def _inner_backward(ctx, grad):
-    u, v = ctx.saved_tensors
-    table, permutation, mixing, padding_mode = ctx.action
-    channels = _warp.transposed(table, permutation, mixing)
-    grad_u = grad_v = None
-    if ctx.needs_input_grad[0]:
-        grad_u = _spread(u, v, grad, table, *channels, padding_mode, True)
-    if ctx.needs_input_grad[1]:
-        grad_v = _spread(v, u, grad, table, permutation, mixing, padding_mode, False)
-    return grad_u, grad_v, None, None, None, None
-
-
-def _spread(like, other, grad, table, *action):
-    """The gradient of one operand: the other one warped and weighted by ``grad``, summed where ``like`` is shared."""
-    if like.dim() == 4:
-        return torch.ops.equifast.orbit_average(other, grad, table, *action)
-    return _warp.unflatten(torch.ops.equifast.orbit(other, grad, table, *action), _warp.order_of(table))
-
-
-register(
-    "orbit_inner",
-    eager=_inner_eager,
-    fake=_inner_fake,
-    setup_context=_inner_setup_context,
-    backward=_inner_backward,
-)

@@ -5,22 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..geometry import order_of
 from ..groups import Group
-from . import _warp
-from ._library import no_double_backward, register
-from .orbit_conv2d import _backward_fake, _checked
-from .orbit_conv2d import _fake as _convolved
+from ..layers import ACTIVATION_GRADIENTS
+from ._layers import layer_options, new_gradients, new_output
+from ._rows import by_element
+from .registry import no_double_backward, register
 
 #: Bytes of the convolution's output at a time.
 CHUNK_BYTES = 7 << 20
-
-#: Gradients of the activations, from those of their output and from their input.
-SLOPES = {
-    "none": lambda grad, z: grad,
-    "relu": lambda grad, z: torch.ops.aten.threshold_backward(grad, z, 0),
-    "gelu": torch.ops.aten.gelu_backward,
-    "silu": torch.ops.aten.silu_backward,
-}
 
 
 def orbit_conv2d_pool(
@@ -47,30 +40,30 @@ def orbit_conv2d_pool(
     Raises:
         ValueError, TypeError: naming the argument that is off.
     """
-    options = _checked(x, weight, bias, group, stride, padding, dilation, padding_mode, activation)
+    options = layer_options(x, weight, bias, group, stride, padding, dilation, padding_mode, activation)
     return torch.ops.equifast.orbit_conv2d_pool(x, weight, bias, *options)
 
 
-def _chunks(x: Tensor, weight: Tensor, table, options) -> range:
-    """The first images of runs whose convolution is small."""
-    image = _convolved(x[:1].to("meta"), weight.to("meta"), None, table, *options)
+def _chunks(x: Tensor, weight: Tensor, table, stride, padding, dilation) -> range:
+    """The first images of chunks whose convolution has CHUNK_BYTES at most."""
+    image = new_output(x[:1].to("meta"), weight.to("meta"), table, stride, padding, dilation)
     return range(0, x.shape[0], max(CHUNK_BYTES // max(image.numel() * image.element_size(), 1), 1))
 
 
 def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
     options = (stride, padding, dilation, padding_mode, activation)
     out = _fake(x, weight, bias, table, *options)
-    by_element = _warp.unflatten(out, _warp.order_of(table))
-    chunks = _chunks(x, weight, table, options)
+    members = by_element(out, order_of(table))
+    chunks = _chunks(x, weight, table, stride, padding, dilation)
     for b in chunks:
         images = x[b : b + chunks.step]
         y = torch.ops.equifast.orbit_conv2d(images, weight, bias, table, *options)
-        by_element[:, b : b + chunks.step] = _warp.unflatten(y.mean((2, 3)), by_element.shape[0])
+        members[:, b : b + chunks.step] = by_element(y.mean((2, 3)), members.shape[0])
     return out
 
 
 def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
-    return x.new_empty((_warp.order_of(table) * x.shape[0], weight.shape[0]))
+    return x.new_empty((order_of(table) * x.shape[0], weight.shape[0]))
 
 
 def _setup_context(ctx, inputs, output):
@@ -90,26 +83,27 @@ register(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    has_kernel=False,  # on a CPU, orbit_conv2d a few images at a time
+    has_cpu_kernel=False,  # on a CPU, orbit_conv2d a few images at a time
     autocast=lambda dtype: dtype,
 )
 
 
-def _pool_backward_eager(
+def _backward_eager(
     grad, x, weight, bias, table, stride, padding, dilation, padding_mode, activation, needs
 ):  # fmt: skip
     options = (table, stride, padding, dilation, padding_mode)
-    grads = _pool_backward_fake(grad, x, weight, bias, *options, activation, needs)
+    grads = new_gradients(x, weight, needs)
     wide = torch.promote_types(weight.dtype, torch.float32)
     sums = [torch.zeros(g.shape, dtype=wide, device=g.device) for g in grads[1:]]
-    by_element = _warp.unflatten(grad, _warp.order_of(table))
-    chunks = _chunks(x, weight, table, (stride, padding, dilation, padding_mode, activation))
+    members = by_element(grad, order_of(table))
+    chunks = _chunks(x, weight, table, stride, padding, dilation)
     for b in chunks:
         images = x[b : b + chunks.step]
         z = torch.ops.equifast.orbit_conv2d(images, weight, bias, *options, "none")
-        rows = by_element[:, b : b + chunks.step].flatten(0, 1) / z.shape[2:].numel()
-        upstream = SLOPES[activation](torch.empty_like(z).copy_(rows[:, :, None, None]), z)
-        # Pixels of one sign and size, as relu passes them, would round one way in a plain sum.
+        rows = members[:, b : b + chunks.step].flatten(0, 1) / z.shape[2:].numel()
+        upstream = ACTIVATION_GRADIENTS[activation](torch.empty_like(z).copy_(rows[:, :, None, None]), z)
+        # The bias has its own sum, in a wide type: relu passes pixels of one sign and size, whose plain sum in a narrow
+        # type would always round the same way.
         parts = torch.ops.equifast.orbit_conv2d_backward(upstream, images, weight, *options, [*needs[:2], False])
         if needs[0]:
             grads[0][b : b + chunks.step] = parts[0]
@@ -120,17 +114,16 @@ def _pool_backward_eager(
     return grads[0], *(s.to(weight.dtype) for s in sums)
 
 
-def _pool_backward_fake(
+def _backward_fake(
     grad, x, weight, bias, table, stride, padding, dilation, padding_mode, activation, needs
 ):  # fmt: skip
-    return _backward_fake(grad, x, weight, table, stride, padding, dilation, padding_mode, needs)
+    return new_gradients(x, weight, needs)
 
 
 register(
     "orbit_conv2d_pool_backward",
-    eager=_pool_backward_eager,
-    fake=_pool_backward_fake,
-    setup_context=lambda ctx, inputs, output: None,
+    eager=_backward_eager,
+    fake=_backward_fake,
     backward=no_double_backward("orbit_conv2d_pool"),
-    has_kernel=False,
+    has_cpu_kernel=False,
 )

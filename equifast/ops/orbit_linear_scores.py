@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import checks
+from ..choice import OrbitScores
 from ..groups import Group, as_group
-from ..reference import OrbitScores
-from ._library import register
-from .orbit_scores import SIMILARITIES
+from .registry import register
 
 
 def orbit_linear_scores(
@@ -25,8 +24,8 @@ def orbit_linear_scores(
 ) -> OrbitScores:
     """`orbit_scores` of the vectors ``F.linear(features, weight, bias)``, which need not be in memory.
 
-    Equivalent to: ``orbit_scores(F.linear(features, weight, bias), reference, …)``, but that vectors of a narrow dtype
-    are not rounded on the way where a kernel does both. Features that are not finite add nothing to any gradient.
+    Equivalent to: ``orbit_scores(F.linear(features, weight, bias), reference, …)``, except that a kernel that does
+    both does not round vectors of a narrow dtype on the way. Features that are not finite add nothing to any gradient.
     Double backward is not supported.
 
     Args:
@@ -49,25 +48,17 @@ def orbit_linear_scores(
     Source: EquiOptAdapt (arXiv 2405.14089).
     """
     order = as_group(group).order
-    checks.tensor("features", features)
-    if features.dim() != 2:
-        raise ValueError(f"features: expected (E·B, f), got {checks.shape(features)}")
-    checks.floating("features", features)
-    checks.orbit_rows("features", features, order)
+    checks.vectors("features", features, order, "f")
     checks.tensor("weight", weight)
     if weight.dim() != 2 or weight.shape[1] != features.shape[1]:
         raise ValueError(f"weight: expected (d, {features.shape[1]}), got {checks.shape(weight)}")
-    checks.tensor("reference", reference)
     if bias is not None:
-        checks.tensor("bias", bias)
-    for name, t in (("bias", bias), ("reference", reference)):
-        if t is not None and t.shape != weight.shape[:1]:
-            raise ValueError(f"{name}: expected ({weight.shape[0]},), got {checks.shape(t)}")
+        checks.vector("bias", bias, weight.shape[0])
+    checks.vector("reference", reference, weight.shape[0])
     checks.same_device(features=features, weight=weight, bias=bias, reference=reference)
     checks.same_dtype(features=features, weight=weight, bias=bias, reference=reference)
-    checks.one_of("similarity", similarity, SIMILARITIES)
-    if isinstance(beta, Tensor):
-        raise TypeError("beta: expected a number, got a Tensor")
+    checks.similarity(similarity)
+    checks.number("beta", beta)
     device_type = features.device.type
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
         narrow = torch.get_autocast_dtype(device_type)
@@ -123,5 +114,5 @@ register(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    has_kernel=False,
+    has_cpu_kernel=False,
 )

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import checks, reference
+from .. import checks
+from ..choice import OrbitLosses, logits
+from ..dtypes import accumulate_dtype
 from ..groups import Group, as_group
-from ..reference import OrbitLosses
-from ._library import no_double_backward, register
-from .orbit_scores import SIMILARITIES
+from .registry import no_double_backward, register
 
 
 def orbit_losses(
@@ -24,7 +24,7 @@ def orbit_losses(
     similarity: str = "cosine",
     normalize: bool = False,
 ) -> OrbitLosses:
-    """`orbit_scores` with the prior and the contrastive loss: what a training step wants of the vectors.
+    """`orbit_scores` with the prior loss and the contrastive loss: all that a training step needs from the vectors.
 
     Equivalent to: ``scores = orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)``, then
     ``losses.prior_loss(scores.activations, target, beta=prior_beta)`` and
@@ -32,13 +32,13 @@ def orbit_losses(
     that is not finite, a loss may be NaN; the gradients of the other samples and of the reference are not.
 
     Args:
-        vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides. Of no samples, both
-            losses are NaN.
+        vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides. With B = 0
+            both losses are NaN.
         reference: (d,), of the dtype of ``vectors``.
         group: a ``Group`` or a name such as ``"C4"``.
-        target: ids (B,) int64 that the prior prefers to the identity, one a sample.
+        target: ids (B,) int64, one a sample, that the prior loss prefers. The default is the identity.
         beta: inverse temperature of the probabilities.
-        prior_beta: a factor on the activations in the prior loss, if any.
+        prior_beta: a factor on the activations in the prior loss. The default is 1.
         similarity: ``"cosine"`` or ``"dot"``.
         normalize: compare unit vectors in the contrastive loss.
 
@@ -52,22 +52,15 @@ def orbit_losses(
     Source: EquiOptAdapt (arXiv 2405.14089).
     """
     order = as_group(group).order
-    checks.tensor("vectors", vectors)
-    if vectors.dim() != 2:
-        raise ValueError(f"vectors: expected (E·B, d), got {checks.shape(vectors)}")
-    checks.floating("vectors", vectors)
-    checks.orbit_rows("vectors", vectors, order)
-    checks.tensor("reference", reference)
-    if reference.shape != vectors.shape[1:]:
-        raise ValueError(f"reference: expected ({vectors.shape[1]},), got {checks.shape(reference)}")
+    checks.vectors("vectors", vectors, order)
+    checks.vector("reference", reference, vectors.shape[1])
     if target is not None:
         checks.elements("target", target, vectors.shape[0] // order, order)
     checks.same_device(vectors=vectors, reference=reference, target=target)
     checks.same_dtype(vectors=vectors, reference=reference)
-    checks.one_of("similarity", similarity, SIMILARITIES)
-    for name, value in (("beta", beta), ("prior_beta", prior_beta)):
-        if isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a number, got a Tensor")
+    checks.similarity(similarity)
+    checks.number("beta", beta)
+    checks.number("prior_beta", prior_beta)
     out = torch.ops.equifast.orbit_losses(
         vectors,
         reference,
@@ -82,7 +75,7 @@ def orbit_losses(
 
 
 def _logits(activations: Tensor, prior_beta: float) -> Tensor:
-    return reference.logits(activations.to(reference.accumulate_dtype(activations.dtype)), prior_beta)
+    return logits(activations.to(accumulate_dtype(activations.dtype)), prior_beta)
 
 
 def _target(target: Tensor | None, activations: Tensor) -> Tensor:
@@ -99,7 +92,7 @@ def _eager(vectors, ref, target, order, beta, prior_beta, cosine, normalize):
 def _fake(vectors, ref, target, order, beta, prior_beta, cosine, normalize):
     batch = vectors.shape[0] // order
     scores = vectors.new_empty((batch, order))
-    gram = vectors.new_empty((batch, order, order), dtype=reference.accumulate_dtype(vectors.dtype))
+    gram = vectors.new_empty((batch, order, order), dtype=accumulate_dtype(vectors.dtype))
     element = vectors.new_empty((batch,), dtype=torch.int64)
     return scores, torch.empty_like(scores), element, vectors.new_empty(()), vectors.new_empty(()), gram
 
@@ -126,7 +119,7 @@ register(
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    has_kernel=False,
+    has_cpu_kernel=False,
     autocast=lambda dtype: torch.float32,
 )
 
@@ -185,7 +178,6 @@ register(
     "orbit_losses_backward",
     eager=_backward_eager,
     fake=_backward_fake,
-    setup_context=lambda ctx, inputs, output: None,
     backward=no_double_backward("orbit_losses"),
-    has_kernel=False,
+    has_cpu_kernel=False,
 )

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from .. import checks, reference
+from ..choice import OrbitScores
+from ..dtypes import accumulate_dtype
 from ..groups import CyclicGroup, Group, as_group
-from ..reference import OrbitScores
-from . import _warp
-from ._library import no_double_backward, register
-
-SIMILARITIES = ("cosine", "dot")
+from ._rows import by_element
+from .registry import no_double_backward, register
 
 
 def orbit_scores(
@@ -48,19 +47,12 @@ def orbit_scores(
     Source: EquiOptAdapt (arXiv 2405.14089).
     """
     order = as_group(group).order
-    checks.tensor("vectors", vectors)
-    if vectors.dim() != 2:
-        raise ValueError(f"vectors: expected (E·B, d), got {checks.shape(vectors)}")
-    checks.floating("vectors", vectors)
-    checks.orbit_rows("vectors", vectors, order)
-    checks.tensor("reference", reference)
-    if reference.shape != vectors.shape[1:]:
-        raise ValueError(f"reference: expected ({vectors.shape[1]},), got {checks.shape(reference)}")
+    checks.vectors("vectors", vectors, order)
+    checks.vector("reference", reference, vectors.shape[1])
     checks.same_device(vectors=vectors, reference=reference)
     checks.same_dtype(vectors=vectors, reference=reference)
-    checks.one_of("similarity", similarity, SIMILARITIES)
-    if isinstance(beta, Tensor):
-        raise TypeError("beta: expected a number, got a Tensor")
+    checks.similarity(similarity)
+    checks.number("beta", beta)
     cosine = similarity == "cosine"
     return OrbitScores(*torch.ops.equifast.orbit_scores(vectors, reference, order, beta, cosine))
 
@@ -93,24 +85,20 @@ def _backward(ctx, grad_activations, grad_probabilities, _):
     return *grads, None, None, None
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32
-
-
 register(
     "orbit_scores",
     eager=_eager,
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
-    autocast=_wide,
+    autocast=lambda dtype: torch.float32,
 )
 
 
 def _backward_eager(grad_activations, grad_probabilities, vectors, ref, probabilities, beta, cosine):
     order = probabilities.shape[1]
-    wide = reference.accumulate_dtype(vectors.dtype)
-    v, r, p = _warp.unflatten(vectors, order).to(wide), ref.to(wide), probabilities.to(wide)
+    wide = accumulate_dtype(vectors.dtype)
+    v, r, p = by_element(vectors, order).to(wide), ref.to(wide), probabilities.to(wide)
     grad = torch.zeros_like(p)
     if grad_activations is not None:
         grad = grad + grad_activations.to(wide)
@@ -141,6 +129,5 @@ register(
     "orbit_scores_backward",
     eager=_backward_eager,
     fake=_backward_fake,
-    setup_context=lambda ctx, inputs, output: None,
     backward=no_double_backward("orbit_scores"),
 )

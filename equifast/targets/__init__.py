@@ -15,8 +15,9 @@ and moved one by one, so each keeps its own dtype, however many targets it holds
 ``torchvision.tv_tensors`` come back as the same class with the same metadata.
 """
 
+from ._entries import Targets
 from .boxes import act_boxes
 from .masks import act_masks
 from .points import act_points
 
-__all__ = ["act_boxes", "act_masks", "act_points"]
+__all__ = ["Targets", "act_boxes", "act_masks", "act_points"]

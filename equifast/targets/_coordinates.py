@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..dtypes import accumulate_dtype
 from ..groups import Group
-from ..reference import accumulate_dtype
 from ._entries import Check, Targets, check_targets, is_tv_tensor, like, plain
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..groups import Group, as_group
 
+#: One tensor for the batch, or a list with one tensor for each image. The moved targets come in the same form.
 Targets = TypeVar("Targets", Tensor, Sequence[Tensor])
 
 #: Checks one tensor, given the name for its errors, the tensor and its number of images; None for a list's entry.

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..geometry import STEPS
 from ..groups import Group
-from ..reference import STEPS
 
-#: log2 of the steps in a pixel. As for interpolation (`reference.STEPS`), positions are whole numbers of steps. So a
+#: log2 of the steps in a pixel. As for interpolation (`geometry.STEPS`), positions are whole numbers of steps. So a
 #: tie between two pixels is a tie on every machine.
 STEP_BITS = int(STEPS).bit_length() - 1
 HALF = 1 << (STEP_BITS - 1)
@@ -24,11 +24,11 @@ INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch
 class Sources(NamedTuple):
     """Where the pixels of B moved images come from."""
 
-    index: Tensor  # (B, H·W), the nearest pixel of the source, or the nearest one at its edge
+    pixel: Tensor  # (B, H·W), the nearest pixel of the source, or the nearest one at its edge
     inside: Tensor  # (B, H, W), whether the nearest pixel belongs to the source
 
     def of(self, images: slice) -> Sources:
-        return Sources(self.index[images], self.inside[images])
+        return Sources(self.pixel[images], self.inside[images])
 
 
 def nearest_pixels(element: Tensor, group: Group, inverse: bool, height: int, width: int) -> Sources:
@@ -57,7 +57,7 @@ def nearest_pixels(element: Tensor, group: Group, inverse: bool, height: int, wi
     edge_column, edge_row = column.clamp(0, width - 1), row.clamp(0, height - 1)
     inside = (edge_column == column) & (edge_row == row)
     sources = Sources((edge_row * width + edge_column).flatten(1), inside)
-    return Sources(sources.index[element], sources.inside[element]) if shared else sources
+    return Sources(sources.pixel[element], sources.inside[element]) if shared else sources
 
 
 def _outwards(offset: Tensor, negative: Tensor, size: int) -> Tensor:
@@ -70,7 +70,7 @@ def _outwards(offset: Tensor, negative: Tensor, size: int) -> Tensor:
 def take(planes: Tensor, sources: Sources, fill: float | None) -> Tensor:
     """Planes (B, N, H, W) of integers read at their sources, with ``fill`` outside, or the edge if it is None."""
     values = planes.view(SIGNED.get(planes.dtype, planes.dtype))
-    index = sources.index[:, None].expand(-1, planes.shape[1], -1)
+    index = sources.pixel[:, None].expand(-1, planes.shape[1], -1)
     moved = values.flatten(2).gather(2, index).reshape(planes.shape)
     if fill is not None:
         # Filled as its own dtype, then read as the signed one.

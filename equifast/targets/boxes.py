@@ -60,7 +60,7 @@ def act_boxes(
     checks.size("size", size)
 
     def check(name: str, one: Tensor, batch: int | None) -> None:
-        lead = () if batch is None else (batch,)
+        lead: tuple[int, ...] = () if batch is None else (batch,)
         columns = _columns(name, one)
         if one.dim() != len(lead) + 2 or one.shape[: len(lead)] != lead or one.shape[-1] != columns:
             expected = ", ".join(str(n) for n in (*lead, "N", columns))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import checks, ops
+from ..dtypes import DTYPES, accumulate_dtype
 from ..groups import Group
-from ..reference import accumulate_dtype
 from ._entries import Targets, check_action, check_targets, like, plain
 from ._nearest import INTEGERS, nearest_pixels, take
 
@@ -66,13 +66,12 @@ def act_masks(
         sizes.append(tuple(one.shape[-2:]))
         if sizes[-1] != sizes[0]:
             raise ValueError(f"{name}: expected the size of masks[0], {sizes[0]}, got {sizes[-1]}")
-        if one.dtype not in (*INTEGERS, *checks.DTYPES):
+        if one.dtype not in (*INTEGERS, *DTYPES):
             raise TypeError(f"{name}: expected bool, integers, float64, float32, float16 or bfloat16, got {one.dtype}")
         if not _holds(one.dtype, fill):
             raise ValueError(f"fill: expected a value that {name} can hold as {one.dtype}, got {fill}")
 
     check_targets("masks", masks, element, check)
-    options = {"group": group, "inverse": inverse, "padding_mode": padding_mode}
     entries = [masks] if isinstance(masks, Tensor) else masks
     # The index maps of all images, which the entries of a list share.
     labels = any(entry.numel() and not entry.is_floating_point() for entry in entries)
@@ -83,7 +82,10 @@ def act_masks(
             return values.clone()
         planes = values[:, None] if values.dim() == 3 else values
         if values.is_floating_point():
-            return _interpolated(planes, element[images], fill, **options).reshape(values.shape)
+            ids = element[images]
+            moved = _interpolated(planes, ids, fill, group=group, inverse=inverse, padding_mode=padding_mode)
+            return moved.reshape(values.shape)
+        assert sources is not None  # these are labels
         return take(planes, sources.of(images), fill if padding_mode == "zeros" else None).reshape(values.shape)
 
     if isinstance(masks, Tensor):
@@ -111,12 +113,15 @@ def _interpolated(
     planes: Tensor, element: Tensor, fill: float, *, group: Group, inverse: bool, padding_mode: str
 ) -> Tensor:
     """Floating planes (B, N, H, W) as `equifast.act` moves images, within ``fill`` instead of zeros."""
-    options = {"group": group, "inverse": inverse, "padding_mode": padding_mode}
+
+    def act(images: Tensor) -> Tensor:
+        return ops.act(images, element, group=group, inverse=inverse, padding_mode=padding_mode)
+
     if fill == 0:
-        return ops.act(planes, element, **options)
+        return act(planes)
     # In float64 the weights of a pixel add up to exactly 1, unless some of them belong to the outside.
     ones = planes.new_ones((planes.shape[0], 1, *planes.shape[-2:]), dtype=torch.float64)
-    outside = 1 - ops.act(ones, element, **options)
+    outside = 1 - act(ones)
     wide = accumulate_dtype(planes.dtype)
-    moved = ops.act(planes.to(wide), element, **options)
+    moved = act(planes.to(wide))
     return torch.where(outside == 0, moved, moved + (fill * outside).to(wide)).to(planes.dtype)

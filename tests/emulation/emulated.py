@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 
-from equifast.ops import _library
+from equifast.ops import registry
 
 from .build import blocker, build, variant
 
@@ -38,8 +38,8 @@ def install() -> None:
         (pytest.fail if os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1" else pytest.skip)(reason)
     names = ops()
     torch.ops.equifast_cuda = torch.ops.equifast_emulated
-    _library.CHOSEN["cpu"] = "cuda"  # so that outputs are laid out as those of a GPU's kernels
+    registry.CHOSEN["cpu"] = "cuda"  # so that outputs are laid out as those of a GPU's kernels
     warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)  # that it replaces kernels
     for op in names:
-        (run,) = _library.ways_of(op, ("cuda",)).values()
+        (run,) = registry.implementations(op, ("cuda",)).values()
         LIBRARY.impl(op, run, "CPU", allow_override=True)

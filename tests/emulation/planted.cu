@@ -3,7 +3,7 @@
 #include <cstring>
 #include <vector>
 
-#include "hardware.h"
+#include "cuda/runtime/hardware.h"
 
 namespace {
 

@@ -1,7 +1,7 @@
 // What the emulation does, for Python to compare with what it should: each function is one launch.
 #include <cstdint>
 
-#include "pixels.h"
+#include "cuda/device/pixels.cuh"
 
 namespace {
 

@@ -36,13 +36,13 @@ def every_kernel():
         return
     for name in kernels.FILES:
         kernels.load(name)
-    from equifast.kernels import _launch
+    from equifast.kernels.host import launch
 
     def forget():
-        for kernel in _launch.KERNELS.values():
+        for kernel in launch.KERNELS.values():
             kernel._launches.clear()
             kernel._chosen.clear()
 
     forget()
-    yield _launch.KERNELS
+    yield launch.KERNELS
     forget()

@@ -16,8 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from equifast import backends, kernels, selection
-from equifast.ops import _library
+from equifast import backends, kernels
+from equifast.ops import registry
+from equifast.schemas import SCHEMAS
 
 from ..cases import Sample, samples
 
@@ -25,9 +26,8 @@ DEVICE = torch.device(os.environ.get("EQUIFAST_GPU_TESTS_ON", "cuda"))
 DRY = DEVICE.type == "cpu"
 
 #: Backends that share the ops among them here, one if it is forced; and the ops that any of them has kernels for.
-BACKENDS = _library.CONTENDERS.get(DEVICE.type, ())
-HAVE = {"triton": tuple(kernels.FILES), "cuda": tuple(selection.OPS)}
-OPS = tuple(dict.fromkeys(op for name in BACKENDS for op in HAVE.get(name, ()))) or HAVE["triton"]
+BACKENDS = registry.CONTENDERS.get(DEVICE.type, ())
+OPS = tuple(op for op in SCHEMAS if registry.implementations(op, BACKENDS)) or tuple(kernels.FILES)
 
 
 def _why_not() -> str:

@@ -17,7 +17,7 @@ class Forced:
     """Makes every kernel take its i-th configuration, or its last one where there are fewer."""
 
     def __init__(self, monkeypatch):
-        from equifast.kernels._launch import Kernel
+        from equifast.kernels.host.launch import Kernel
 
         self.i, self.most, self.taken = 0, 0, set()
         prepare = Kernel._prepare
@@ -105,17 +105,17 @@ def test_every_configuration_on_real_shapes(dtype, forced, every_kernel):
 @device_only
 def test_tuning_picks_a_configuration_once(as_users_have_it, every_kernel, tmp_path, monkeypatch):
     monkeypatch.setenv("EQUIFAST_CACHE_DIR", str(tmp_path))
-    from equifast.kernels import _launch
+    from equifast.kernels.host import launch
 
-    _launch._tuned_before.cache_clear()
+    launch._tuned_before.cache_clear()
     calls = []
-    fastest = _launch.Kernel._fastest
+    fastest = launch.Kernel._fastest
 
     def noted(kernel, *rest):
         calls.append(kernel.name)
         return fastest(kernel, *rest)
 
-    monkeypatch.setattr(_launch.Kernel, "_fastest", noted)
+    monkeypatch.setattr(launch.Kernel, "_fastest", noted)
     x, weight = move(rand(16, 3, 96, 96)), move(rand(16, 3, 7, 7, seed=1))
     table = list(as_group("C4").action_table(inverse=True))
     sample = Sample("orbit_conv2d", (x, weight, None, table, [2, 2], [0, 0], [1, 1], "border", "none"))
@@ -131,4 +131,4 @@ def test_tuning_picks_a_configuration_once(as_users_have_it, every_kernel, tmp_p
         kernel._chosen.clear()
     sample.run()
     assert len(calls) == before
-    _launch._tuned_before.cache_clear()
+    launch._tuned_before.cache_clear()

@@ -39,7 +39,7 @@ def launched(monkeypatch):
     names = []
     if "triton" not in BACKENDS:
         return names
-    from equifast.kernels._launch import Kernel
+    from equifast.kernels.host.launch import Kernel
 
     launch = Kernel.launch
     monkeypatch.setattr(Kernel, "launch", lambda kernel, *rest: names.append(kernel.name) or launch(kernel, *rest))
@@ -147,7 +147,7 @@ def capture(function, stream=None):
 def no_tuning_under_capture(monkeypatch):
     if "triton" not in BACKENDS:
         return
-    from equifast.kernels._launch import Kernel
+    from equifast.kernels.host.launch import Kernel
 
     fastest = Kernel._fastest
 

@@ -1,4 +1,4 @@
-"""No op without laws: the files of tests/ops, derived from schemas.txt, and what each backend collects of them."""
+"""No op of a backend without laws that run there. That each op has a file of them, tests/test_house.py holds."""
 
 import subprocess
 import sys
@@ -7,19 +7,9 @@ from pathlib import Path
 import pytest
 
 from .. import backend
-from ..ops.conftest import HERE, files_of, untested
+from ..ops.conftest import untested
 
 ROOT = Path(__file__).parents[2]
-FILES = {path.name for path in HERE.glob("test_*.py")}
-
-
-@pytest.mark.parametrize("op", backend.schemas())
-def test_every_op_has_a_file_of_laws(op):
-    assert files_of(op) & FILES
-
-
-def test_every_file_of_laws_is_that_of_an_op():
-    assert {name.removeprefix("test_").removesuffix(".py") for name in FILES} <= set(backend.schemas())
 
 
 def test_without_laws_every_op_is_missed():

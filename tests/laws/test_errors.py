@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import equifast
-from equifast import native, ops
+from equifast import ops
+from equifast.backends import native
 from equifast.groups import CyclicGroup
 
 from ..cases import rand

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equifast import reference
+from equifast import geometry, reference
 from equifast.groups import ROW
 from equifast.reference import select
 
@@ -60,7 +60,7 @@ def test_exact_members_are_rot90_and_flip(group, shape):
 def test_sample_adjoint_is_the_transpose(group, shape, padding_mode):
     size = math.prod(shape)
     basis = torch.eye(size, dtype=torch.float64).view(size, *shape)
-    for row in reference.rows(group.action_table(inverse=True)):
+    for row in geometry.rows(group.action_table(inverse=True)):
         matrix = reference.sample(basis, row, padding_mode).reshape(size, size)
         adjoint = reference.sample_adjoint(basis, row, padding_mode).reshape(size, size)
         assert_near(adjoint, matrix.T)
@@ -206,9 +206,9 @@ def test_contrastive_loss_is_its_definition(normalize):
 def test_factor_keeps_the_action_and_leaves_only_permutations_of_the_grid(shape):
     for group in GROUPS:
         table = group.action_table(inverse=True)
-        for e, row in enumerate(reference.rows(table)):
-            code, base = reference.factor(*row, square=shape[0] == shape[1])
-            assert reference.multiply(base, reference.quarter_turn(code)) == pytest.approx(group.matrix(e), abs=1e-15)
-            assert (base == reference.IDENTITY) == is_exact(group, e, shape)
+        for e, row in enumerate(geometry.rows(table)):
+            code, base = geometry.factor(*row, square=shape[0] == shape[1])
+            assert geometry.multiply(base, geometry.quarter_turn(code)) == pytest.approx(group.matrix(e), abs=1e-15)
+            assert (base == geometry.IDENTITY) == is_exact(group, e, shape)
             assert shape[0] == shape[1] or code % 2 == 0
         assert len(table) == ROW * group.order

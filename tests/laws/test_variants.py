@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from equifast import as_group, native, ops
+from equifast import as_group, ops
+from equifast.backends import native
 
 from ..cases import DTYPES, assert_near_overall, assert_same, differentiable, rand
 

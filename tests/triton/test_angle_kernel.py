@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from equifast.kernels import angle_inner as kernel
-from equifast.kernels._launch import KERNELS, Config
+from equifast.kernels.host.launch import KERNELS, Config
 
 from ..ops.test_angle_inner import check, three
 
@@ -20,6 +20,6 @@ def test_every_configuration(sizes, monkeypatch):
 
 def test_offsets_in_64_bits(monkeypatch):
     """As for images that span 2^31 elements and more, which no test can hold."""
-    monkeypatch.setattr(kernel, "spans_wide", lambda images: True)
+    monkeypatch.setattr(kernel, "reach", lambda image: 1 << 31)
     monkeypatch.setattr(KERNELS["angle_inner"], "_launches", {})
     check("D3", torch.tensor([1, 5]), three(2, 3, 5, 6))

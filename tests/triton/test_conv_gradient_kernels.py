@@ -127,7 +127,7 @@ def test_however_the_sum_is_cut(monkeypatch, processors):
 
 def test_offsets_of_64_bits(monkeypatch):
     for module in (grad_weight, grad_input):
-        monkeypatch.setattr(module, "span", lambda *_: 1 << 31)
+        monkeypatch.setattr(module, "padded_span", lambda *_: 1 << 31)
         module.KERNEL._launches.clear()
     check("C3", problem("C3", options=OPTIONS[2]))
     for module in (grad_weight, grad_input):

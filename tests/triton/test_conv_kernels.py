@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from equifast import reference
+from equifast import geometry, reference
 from equifast.groups import as_group
 
 from ..cases import DTYPES, LAYOUTS, assert_near, assert_near_overall, rand
@@ -18,7 +18,7 @@ if not triton.knobs.runtime.interpret:
 
 conv = importlib.import_module("equifast.kernels.orbit_conv2d")
 pool = importlib.import_module("equifast.kernels.orbit_conv2d_pool")
-members = importlib.import_module("equifast.kernels._members")
+members = importlib.import_module("equifast.kernels.host.members")
 
 GROUPS = ["C1", "C4", "C5", "C8", "D1", "D3", "D4", "D8"]
 ACTIVATIONS = ["none", "relu", "gelu", "silu"]
@@ -63,8 +63,8 @@ def test_every_configuration(dtype, number, monkeypatch):
     if dtype == "tf32":
         dtype = torch.float32
     else:
-        monkeypatch.setattr(conv, "allows_tf32", lambda dtype: False)
-        monkeypatch.setattr(pool, "allows_tf32", lambda dtype: False)
+        monkeypatch.setattr(conv, "input_precision", lambda dtype: "ieee")
+        monkeypatch.setattr(pool, "input_precision", lambda dtype: "ieee")
     counts = force(monkeypatch, number)
     for outputs, inputs, layout in ((1, 3, "contiguous"), (20, 17, "channels_last"), (140, 2, "contiguous")):
         if counts and number >= max(counts):
@@ -108,7 +108,7 @@ def test_orbit_conv2d_pool(group, monkeypatch):
 def gradients(grad, x, weight, table, stride, padding, dilation, padding_mode, needs):
     """What the op ``orbit_conv2d_backward`` returns, by autograd: its own kernels have tests of their own."""
     leaves = [t.detach().requires_grad_() for t in (x, weight, weight.new_zeros(weight.shape[0]))]
-    members = torch.cat([reference.sample(leaves[0], row, padding_mode) for row in reference.rows(table)])
+    members = torch.cat([reference.sample(leaves[0], row, padding_mode) for row in geometry.rows(table)])
     out = F.conv2d(members, *leaves[1:], stride, padding, dilation)
     return torch.autograd.grad(out, leaves, grad)
 
@@ -140,7 +140,7 @@ def test_orbit_conv2d_pool_backward(group, monkeypatch):
 @pytest.mark.parametrize("group", [*GROUPS, "C6", "C12", "D5"])
 def test_members_come_once_and_few_bases_at_a_time(group, square):
     group = as_group(group)
-    groups = members.groups_of_members(group.action_table(inverse=True), square, torch.device("cpu"))
+    groups = members.member_batches(group.action_table(inverse=True), square, torch.device("cpu"))
     listed = sorted(e for g in groups for e in g.table[:, 0].tolist())
     assert listed == list(range(group.order))
     assert all(len(g.bases) <= max(1, group.order // 4) and g.count == len(g.table) for g in groups)
@@ -152,7 +152,7 @@ def test_tensor_cores_round_where_pytorch_lets_them():
     try:
         for value in ("tf32", "ieee"):
             setting.fp32_precision = value
-            assert conv.allows_tf32(torch.float32) == (value == "tf32")
-            assert not conv.allows_tf32(torch.float64)
+            assert conv.input_precision(torch.float32) == value
+            assert conv.input_precision(torch.float64) == "ieee"
     finally:
         setting.fp32_precision = before

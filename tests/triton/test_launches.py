@@ -5,7 +5,7 @@ import itertools
 import torch
 
 from equifast import kernels
-from equifast.kernels._launch import Kernel
+from equifast.kernels.host.launch import Kernel
 
 from ..cases import samples
 

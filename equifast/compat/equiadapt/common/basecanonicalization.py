@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ class BaseCanonicalization(nn.Module):
     def __init__(self, canonicalization_network: nn.Module) -> None:
         super().__init__()
         self.canonicalization_network = canonicalization_network
-        self.canonicalization_info_dict: dict[str, object] = {}
+        self.canonicalization_info_dict: dict[str, Any] = {}
 
     def forward(self, x: Tensor, targets: list | None = None, **kwargs: object):
         """`canonicalize`."""
@@ -33,7 +35,7 @@ class BaseCanonicalization(nn.Module):
         """The canonical images of x; with ``targets``, the pair of those and the targets that fit them."""
         raise NotImplementedError
 
-    def invert_canonicalization(self, x_canonicalized_out: Tensor, **kwargs: object) -> Tensor:
+    def invert_canonicalization(self, x_canonicalized_out: Tensor, **kwargs: Any) -> Tensor:
         """Outputs on the canonical images of the last call, in the frame of its inputs."""
         raise NotImplementedError
 

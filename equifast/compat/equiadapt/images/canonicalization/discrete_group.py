@@ -7,7 +7,7 @@ in another orientation and restores none; here they are right. docs/equiadapt.md
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +71,9 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
         self.padding_mode = "zeros" if self.grayscale else "border"
         self.crop_ratio = 1.0 if self.grayscale else option(canonicalization_hyperparams, "input_crop_ratio")
         resize_shape = None if self.grayscale else option(canonicalization_hyperparams, "resize_shape")
-        self.resize_shape = tuple(resize_shape) if isinstance(resize_shape, Sequence) else resize_shape
+        self.resize_shape: int | tuple[int, int] | None = (
+            tuple(resize_shape) if isinstance(resize_shape, Sequence) else resize_shape
+        )
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"input_crop_ratio: expected more than 0 and at most 1, got {self.crop_ratio}")
         self.form: CanonicalForm | None = None
@@ -120,10 +122,11 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
         else:
             image = act_by_angle(x, choice, group, padding_mode=self.padding_mode, inverse=True)
             element, probabilities = element_of(choice, group), select(activations, self.beta).probabilities
-        self.form = CanonicalForm(image, element, activations, probabilities, vectors, group, self.padding_mode)
+        form = CanonicalForm(image, element, activations, probabilities, vectors, group, self.padding_mode)
+        self.form = form
         if targets is None:
             return image
-        self._move(targets)
+        self._move(targets, form)
         return image, targets
 
     def invert_canonicalization(
@@ -157,13 +160,13 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
         """A centre crop by ``input_crop_ratio``, and an antialiased bilinear resize of that to ``resize_shape``."""
         if self.grayscale:
             return x
-        size = x.shape[2:]
-        x = centre_crop(x, tuple(centred(math.ceil(n * self.crop_ratio), n) for n in size))
-        size = self._resized(tuple(x.shape[2:]))
+        x = centre_crop(x, tuple(centred(math.ceil(n * self.crop_ratio), n) for n in x.shape[2:]))
+        size = self._resized((x.shape[2], x.shape[3]))
         return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", antialias=True)
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """What images of that (height, width) are resized to."""
+        assert self.resize_shape is not None  # only images of one channel have none, and those aren't resized
         return resized(size, self.resize_shape)
 
     def _set_group(self, group_type: str, num_rotations: int) -> None:
@@ -173,8 +176,7 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
         self.num_group = self.group.order
         self.group_info_dict = {"num_rotations": self.num_rotations, "num_group": self.num_group}
 
-    def _move(self, targets: Sequence[dict]) -> None:
-        form = self.form
+    def _move(self, targets: Sequence[dict], form: CanonicalForm) -> None:
         if len(targets) != form.element.shape[0]:
             raise ValueError(f"targets: expected one for each of {form.element.shape[0]} images, got {len(targets)}")
         boxes = form.transform_boxes([target["boxes"] for target in targets])
@@ -247,7 +249,8 @@ class OptimizedGroupEquivariantImageCanonicalization(DiscreteGroupImageCanonical
         super().__init__(canonicalization_network, canonicalization_hyperparams, in_shape, estimator=estimator)
         self._set_group(*(option(canonicalization_hyperparams, name) for name in ("group_type", "num_rotations")))
         self.artifact_err_wt = option(canonicalization_hyperparams, "artifact_err_wt")
-        self.out_vector_size = canonicalization_network.out_vector_size
+        # torch's stubs declare every attribute of a module as a Tensor or a Module.
+        self.out_vector_size: int = canonicalization_network.out_vector_size  # type: ignore[assignment]
         self.reference_vector = nn.Parameter(
             torch.randn(1, self.out_vector_size),
             requires_grad=bool(option(canonicalization_hyperparams, "learn_ref_vec")),
@@ -271,7 +274,8 @@ class OptimizedGroupEquivariantImageCanonicalization(DiscreteGroupImageCanonical
         """Similarity of the reference vector with the vector of each member of the orbit."""
         small = self.transformations_before_canonicalization_network_forward(x)
         size, network, group = self._member_size(small), self.canonicalization_network, self.group
-        images, score = small, network
+        images = small
+        score: Callable[[Tensor], Tensor] = network
         if small.shape[2:] != size:
             if group.permutes(*size):
                 images = centre_crop(small, size)
@@ -289,6 +293,7 @@ class OptimizedGroupEquivariantImageCanonicalization(DiscreteGroupImageCanonical
             estimator="none",
             padding_mode=self.padding_mode,
         )
+        assert form.vectors is not None  # a network made them
         vectors = form.vectors.transpose(0, 1).flatten(0, 1)
         self.canonicalization_info_dict = {"vector_out": vectors}
         if self.training and self.artifact_err_wt:
@@ -316,13 +321,13 @@ class OptimizedGroupEquivariantImageCanonicalization(DiscreteGroupImageCanonical
 
     def _member_size(self, x: Tensor) -> tuple[int, int]:
         """Of the images that the network sees: as large as x, or square where ``resize_shape`` is one length."""
-        if self.grayscale:
-            return tuple(x.shape[2:])
+        if self.resize_shape is None:
+            return x.shape[2], x.shape[3]
         return self.resize_shape if isinstance(self.resize_shape, tuple) else (self.resize_shape, self.resize_shape)
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        size = super()._resized(size)
-        if isinstance(self.resize_shape, tuple):
-            return size
+        height, width = super()._resized(size)
+        if not isinstance(self.resize_shape, int):
+            return height, width
         # The square in the middle has to have the centre of the image for its own.
-        return tuple(centred(n, self.resize_shape) for n in size)
+        return centred(height, self.resize_shape), centred(width, self.resize_shape)

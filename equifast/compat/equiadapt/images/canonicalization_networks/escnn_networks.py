@@ -27,6 +27,8 @@ class _OverGroup(nn.Module):
             raise ValueError(f"group_type: expected one of {', '.join(SPACES)}, got {group_type!r}")
         self.group_type, self.num_rotations, self.kernel_size = group_type, num_rotations, kernel_size
         self.gspace = SPACES[group_type](num_rotations)
+        self.in_type: enn.FieldType
+        self.eqv_network: enn.SequentialModule
         self.num_group_elements = num_rotations if group_type == "rotation" else 2 * num_rotations
 
     def _images(self, channels: int) -> enn.FieldType:
@@ -55,7 +57,8 @@ class ESCNNEquivariantNetwork(_OverGroup):
         super().__init__(group_type, num_rotations, kernel_size)
         self.in_channels, self.out_channels = in_shape[0], out_channels
         self.in_type, self.out_type = self._images(in_shape[0]), self._features(out_channels)
-        fields, layers = self.in_type, []
+        fields = self.in_type
+        layers: list[enn.EquivariantModule] = []
         for _ in range(max(num_layers - 1, 1)):
             layers += (
                 enn.R2Conv(fields, self.out_type, kernel_size),

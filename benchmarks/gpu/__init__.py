@@ -1,0 +1,1 @@
+"""What needs a GPU, or stands in for one."""

@@ -1,0 +1,1 @@
+"""How to measure, against what, and which targets there are."""

@@ -1,0 +1,1 @@
+"""Whole passes and steps."""

@@ -1,0 +1,34 @@
+#include "common/action_table.h"
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <utility>
+
+namespace equifast {
+
+ActionTable::ActionTable(int64_t channels, int64_t height, int64_t width, const std::vector<double>& table,
+                         std::vector<int64_t> channel_permutation, std::vector<double> channel_mixing,
+                         const std::string& padding_mode)
+    : permutation(std::move(channel_permutation)),
+      permutation_size(0),
+      mixing(std::move(channel_mixing)),
+      border(padding_mode == "border") {
+  const int64_t numbers = table.size(), elements = numbers / kRowSize, entries = permutation.size();
+  STD_TORCH_CHECK(elements > 0 && numbers % kRowSize == 0, "table: expected rows of 5 numbers, got ", numbers);
+  STD_TORCH_CHECK(border || padding_mode == "zeros", "padding_mode: expected 'border' or 'zeros', got '", padding_mode,
+                  "'");
+  permutation_size = entries / elements;
+  STD_TORCH_CHECK(entries % elements == 0 && (permutation_size == 0 || channels % permutation_size == 0),
+                  "permutation: ", entries, " entries do not fit ", elements, " elements and ", channels, " channels");
+  for (const int64_t channel : permutation)
+    STD_TORCH_CHECK(0 <= channel && channel < permutation_size, "permutation: entry ", channel, " outside its block");
+  STD_TORCH_CHECK(mixing.empty() || (static_cast<int64_t>(mixing.size()) == 4 * elements && channels % 2 == 0),
+                  "mixing: expected 4 numbers an element and an even number of channels, got ", mixing.size(), " and ",
+                  channels);
+  for (int64_t e = 0; e < elements; ++e) {
+    const double* row = &table[kRowSize * e];
+    actions.push_back(factor({static_cast<int>(row[0]), {row[1], row[2], row[3], row[4]}}, height == width));
+  }
+}
+
+}  // namespace equifast

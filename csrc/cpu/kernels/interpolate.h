@@ -1,0 +1,134 @@
+// Bilinear rows of a rotated plane. Positions and weights are computed once for all channels; then a pixel takes two
+// loads of a pair each, and four products.
+#pragma once
+
+#include "cpu/kernels/kernels.h"
+#include "cpu/kernels/pixels.h"
+#include "geometry.h"
+
+namespace equifast::cpu {
+namespace {
+
+// A is the accumulate type of the pixels. The weights are rounded to it.
+template <class A>
+class Interpolator {
+ public:
+  Interpolator(const Matrix& m, int64_t H, int64_t W, bool border)
+      : H_(H), W_(W), border_(border), m_(m), offset_(4 * W), first_(2 * W), weight_(4 * W) {
+    int32_t* o = offset_.data();
+    for (int64_t j = 0; j < W; ++j) {
+      const double dx = j - (W - 1) / 2.0;
+      const Fixed x = sample_offset(m.xx, dx), y = sample_offset(m.yx, dx);
+      o[j] = x.whole;
+      o[W + j] = x.fraction;
+      o[2 * W + j] = y.whole;
+      o[3 * W + j] = y.fraction;
+    }
+  }
+
+  // Computes the positions and weights of output row i, for the calls that follow.
+  void row(int64_t i) { border_ ? fill<true>(i) : fill<false>(i); }
+
+  // Interpolates that row of one plane, whose rows are `stride` pixels apart, to W values at out.
+  template <class T>
+  void apply(const T* source, int64_t stride, A* out) const {
+    const int32_t *x0 = first_.data(), *y0 = x0 + W_;
+    const A *w00 = weight_.data(), *w01 = w00 + W_, *w10 = w01 + W_, *w11 = w10 + W_;
+    // Opposite corners first: a quarter turn or a flip swaps the two sums, and addition commutes exactly.
+    int64_t j = 0;
+#ifdef __AVX512F__
+    if constexpr (sizeof(T) <= 4) {
+      if (W_ > 1 && stride * H_ < INT32_MAX) {
+        const int64_t below = H_ > 1 ? stride : 0;
+        const __m512i step = _mm512_set1_epi32(static_cast<int32_t>(stride));
+        for (; j + 16 <= W_; j += 16) {
+          const __m512i at =
+              _mm512_add_epi32(_mm512_mullo_epi32(_mm512_loadu_si512(y0 + j), step), _mm512_loadu_si512(x0 + j));
+          __m512 v00, v01, v10, v11;
+          load_pairs(source, at, v00, v01);
+          load_pairs(source + below, at, v10, v11);
+          const __m512 a =
+              _mm512_add_ps(_mm512_mul_ps(v00, _mm512_loadu_ps(w00 + j)), _mm512_mul_ps(v11, _mm512_loadu_ps(w11 + j)));
+          const __m512 b =
+              _mm512_add_ps(_mm512_mul_ps(v01, _mm512_loadu_ps(w01 + j)), _mm512_mul_ps(v10, _mm512_loadu_ps(w10 + j)));
+          _mm512_storeu_ps(out + j, _mm512_add_ps(a, b));
+        }
+      }
+    }
+#endif
+    const int64_t right = W_ > 1, below = H_ > 1 ? stride : 0;
+    for (; j < W_; ++j) {
+      const T* p = source + y0[j] * stride + x0[j];
+      out[j] = (widen(p[0]) * w00[j] + widen(p[below + right]) * w11[j]) +
+               (widen(p[right]) * w01[j] + widen(p[below]) * w10[j]);
+    }
+  }
+
+  // Calls visit(output column, source index in a contiguous plane, weight) for every corner of that row whose weight is
+  // not zero.
+  template <class Visit>
+  void corners(Visit visit) const {
+    const int32_t *x0 = first_.data(), *y0 = x0 + W_;
+    const A* w = weight_.data();
+    const int64_t step[4] = {0, W_ > 1, H_ > 1 ? W_ : 0, (H_ > 1 ? W_ : 0) + (W_ > 1)};
+    for (int64_t j = 0; j < W_; ++j)
+      for (int k = 0; k < 4; ++k)
+        if (w[k * W_ + j] != 0) visit(j, y0[j] * W_ + x0[j] + step[k], w[k * W_ + j]);
+  }
+
+ private:
+  template <bool kBorder>
+  void fill(int64_t i) {
+    const double dy = i - (H_ - 1) / 2.0;
+    const Fixed x = sample_offset(m_.xy, dy, (W_ - 1) / 2.0), y = sample_offset(m_.yy, dy, (H_ - 1) / 2.0);
+    const int32_t H = static_cast<int32_t>(H_), W = static_cast<int32_t>(W_);
+    const int32_t *xw = offset_.data(), *xf = xw + W_, *yw = xf + W_, *yf = yw + W_;
+    int32_t *x0 = first_.data(), *y0 = x0 + W_;
+    A *w00 = weight_.data(), *w01 = w00 + W_, *w10 = w01 + W_, *w11 = w10 + W_;
+    constexpr A kStep = A(1) / kOne;
+#pragma GCC ivdep
+    for (int32_t j = 0; j < W; ++j) {
+      const BilinearTap tx = bilinear_tap(x + Fixed{xw[j], xf[j]}, W, kBorder),
+                        ty = bilinear_tap(y + Fixed{yw[j], yf[j]}, H, kBorder);
+      x0[j] = tx.first;
+      y0[j] = ty.first;
+      const A nx = static_cast<A>(tx.near) * kStep, fx = static_cast<A>(tx.far) * kStep;
+      const A ny = static_cast<A>(ty.near) * kStep, fy = static_cast<A>(ty.far) * kStep;
+      w00[j] = ny * nx;
+      w01[j] = ny * fx;
+      w10[j] = fy * nx;
+      w11[j] = fy * fx;
+    }
+  }
+
+#ifdef __AVX512F__
+  // first = source[at] and second = source[at + 1] for sixteen positions; each pair comes with one load.
+  static void load_pairs(const float* source, __m512i at, __m512& first, __m512& second) {
+    const __m512 low = _mm512_castsi512_ps(_mm512_i32gather_epi64(_mm512_castsi512_si256(at), source, 4));
+    const __m512 high = _mm512_castsi512_ps(_mm512_i32gather_epi64(_mm512_extracti64x4_epi64(at, 1), source, 4));
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    first = _mm512_permutex2var_ps(low, even, high);
+    second = _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high);
+  }
+  static void load_pairs(const bfloat16* source, __m512i at, __m512& first, __m512& second) {
+    const __m512i pairs = _mm512_i32gather_epi32(at, source, 2);
+    first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    second = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
+  }
+  static void load_pairs(const half* source, __m512i at, __m512& first, __m512& second) {
+    const __m512i pairs = _mm512_i32gather_epi32(at, source, 2);
+    first = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
+    second = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
+  }
+#endif
+
+  int64_t H_, W_;
+  bool border_;
+  Matrix m_;
+  Buffer<int32_t> offset_;  // (4, W): what a column adds to positions; whole and fraction along x, then along y
+  Buffer<int32_t> first_;   // (2, W): the first neighbour along x, then along y
+  Buffer<A> weight_;        // (4, W): w00, w01, w10, w11
+};
+
+}  // namespace
+}  // namespace equifast::cpu

@@ -1,0 +1,145 @@
+// The CPU kernels as host code sees them: functions on plain memory, each called for a range of independent tasks.
+//
+// Every kernel is compiled once for each instruction set, in a namespace of its own. cpu_kernels() picks the
+// instruction set at first use.
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+#include "cpu/kernels/conv2d.h"
+#include "geometry.h"
+
+namespace equifast::cpu {
+
+// Channels that one task handles together at most: they share the positions of their pixels.
+constexpr int64_t kChannelBlock = 4;
+
+// Images (E, B, C, H, W), or (B, C, H, W) where all elements share them, with e = 0. The pixels of a row are
+// neighbours.
+struct Images {
+  const void* data;
+  int64_t e, b, c, h;  // strides in pixels
+};
+
+// The transposed interpolation as a sparse matrix. For output y, source pixel s gets the sum of weight[k]·y[index[k]]
+// over k in [start[s], start[s + 1]).
+struct Footprint {
+  int64_t* start;
+  uint32_t* index;
+  void* weight;  // double for float64 pixels, else float
+};
+
+// What one call does to images (B, C, H, W): the action of every element, factored for this grid, and how the channels
+// follow it.
+struct Resample {
+  Dtype dtype;
+  int64_t B, C, H, W;
+  int64_t order;  // E, the number of elements
+  const Action* actions;
+  const int64_t* base;          // (E,): which of the distinct bases an element has; −1 where it is exact
+  int64_t bases;                // how many distinct bases are not the identity
+  const Footprint* footprints;  // (bases,) if this is the transpose; else null
+  const int64_t* permutation;   // (E, permutation_size), or null
+  int64_t permutation_size;     // how many channels an element permutes among themselves
+  const double* mixing;         // (E, 2, 2), or null
+  bool border;
+  int64_t channel_block;  // channels that a task handles together; even where pairs of them mix
+  int64_t row_runs;       // orbit, act: into how many runs of rows a task's image is cut
+  bool all_elements;      // orbit: a task makes every element of its image
+  bool reuse_bases;       // all elements read one image: interpolate each distinct base once
+
+  int64_t channel_blocks() const { return (C + channel_block - 1) / channel_block; }
+};
+
+struct ResampleArgs {
+  Resample resample;
+  Images in;
+  Images second;           // orbit_inner: the second operand
+  const void* weights;     // (B, E) in the accumulate type, or null
+  const int64_t* element;  // act: (B,)
+  void* out;               // contiguous pixels; orbit_inner: (B, C, E) partial sums in double
+};
+
+struct FootprintArgs {
+  Resample resample;
+  const Matrix* bases;
+  const Footprint* out;
+};
+
+// In float32. A task handles all channels of an image together.
+struct OrbitConv2dArgs {
+  Resample resample;
+  Images in;
+  Conv2d conv;
+  int64_t padding_h, padding_w;
+  float* out;         // weight gradient: for each task, the gradients of weight and then of bias, packed as in conv2d.h
+  const float* grad;  // weight gradient: the gradient of the output
+  int64_t samples;    // weight gradient: how many images a task sums over
+};
+
+struct ScoreArgs {
+  Dtype dtype;
+  int64_t E, B, d;
+  const void* vectors;    // (E, B, d)
+  const void* reference;  // (d,)
+  double beta;
+  bool cosine;
+  void *activations, *probabilities;  // (B, E)
+  int64_t* element;                   // (B,)
+};
+
+struct ScoreGradArgs {
+  Dtype dtype;
+  int64_t E, B, d;
+  const void *vectors, *reference, *probabilities;
+  double beta;
+  bool cosine;
+  const void *grad_activations, *grad_probabilities;  // (B, E); either may be null
+  void* grad_vectors;                                 // (E, B, d)
+  double* grad_reference;                             // (tasks, d): a partial sum of each task
+};
+
+struct ContrastiveArgs {
+  Dtype dtype;
+  int64_t E, B, d;
+  const void* vectors;  // (E, B, d)
+  bool normalize;
+  double* partial;     // forward: (B,), the sum of each sample
+  void* gram;          // (B, E, E) in the accumulate type; forward writes it, backward reads it
+  double scale;        // backward: the incoming gradient over B·E²
+  void* grad_vectors;  // backward: (E, B, d)
+};
+
+// Samples that one task of the kernels on vectors handles. It is fixed, so that no sum depends on the number of
+// threads.
+constexpr int64_t kScoreSamples = 16;
+inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) / kScoreSamples; }
+
+// Every kernel, and the arguments that it takes. A kernel has the name of its op. Two have none: footprint, which
+// serves all transposes, and orbit_conv2d_grad_weight, which is part of the backward pass of orbit_conv2d.
+#define EQUIFAST_CPU_KERNELS(X)                \
+  X(orbit, ResampleArgs)                       \
+  X(orbit_adjoint, ResampleArgs)               \
+  X(act, ResampleArgs)                         \
+  X(act_adjoint, ResampleArgs)                 \
+  X(orbit_average, ResampleArgs)               \
+  X(orbit_average_adjoint, ResampleArgs)       \
+  X(orbit_inner, ResampleArgs)                 \
+  X(footprint, FootprintArgs)                  \
+  X(orbit_conv2d, OrbitConv2dArgs)             \
+  X(orbit_conv2d_grad_weight, OrbitConv2dArgs) \
+  X(orbit_scores, ScoreArgs)                   \
+  X(orbit_scores_backward, ScoreGradArgs)      \
+  X(contrastive_loss, ContrastiveArgs)         \
+  X(contrastive_loss_backward, ContrastiveArgs)
+
+struct Kernels {
+#define EQUIFAST_MEMBER(name, Args) void (*name)(const Args&, int64_t begin, int64_t end);
+  EQUIFAST_CPU_KERNELS(EQUIFAST_MEMBER)
+#undef EQUIFAST_MEMBER
+};
+
+const Kernels& cpu_kernels();
+
+}  // namespace equifast::cpu

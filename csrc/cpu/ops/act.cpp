@@ -1,0 +1,40 @@
+// act: one element applied to each image.
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/runtime/resample_plan.h"
+#include "cpu/runtime/run.h"
+
+namespace equifast::cpu {
+namespace {
+
+Tensor act(Tensor x, Tensor element, std::vector<double> table, std::vector<int64_t> permutation,
+           std::vector<double> mixing, std::string padding_mode, bool adjoint) {
+  check_one_batch(x, "x");
+  const auto sizes = image_sizes(x, "x");
+  check_ids(element, sizes[0]);
+  ResamplePlan plan(x, "x", sizes, table, permutation, mixing, padding_mode, {.adjoint = adjoint, .by_rows = !adjoint});
+  Resample& r = plan.resample;
+  Tensor out = new_images(x, r.B, sizes);
+  if (out.numel() == 0) return out;
+  const Tensor dense = with_dense_rows(x), ids = torch::stable::contiguous(element);
+  const auto* id = static_cast<const int64_t*>(ids.const_data_ptr());
+  for (int64_t b = 0; b < r.B; ++b)
+    STD_TORCH_CHECK(0 <= id[b] && id[b] < r.order, "element: expected ids in [0, ", r.order, "), got ", id[b], " at ",
+                    b);
+  const int64_t images = r.B * r.channel_blocks();
+  if (!adjoint) r.row_runs = row_runs(images, r.H);
+  const ResampleArgs args = {.resample = r,
+                             .in = images_of(dense),
+                             .second = {},
+                             .weights = nullptr,
+                             .element = id,
+                             .out = out.mutable_data_ptr()};
+  run(adjoint ? cpu_kernels().act_adjoint : cpu_kernels().act, args, images * r.row_runs);
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(equifast, CPU, m) { m.impl("act", TORCH_BOX(&act)); }
+
+}  // namespace equifast::cpu

@@ -1,0 +1,105 @@
+#include "cpu/runtime/resample_plan.h"
+
+#include <algorithm>
+
+#include "cpu/runtime/run.h"
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace equifast::cpu {
+
+Tensor with_dense_rows(const Tensor& t) {
+  return t.stride(-1) == 1 || t.size(-1) <= 1 ? t : torch::stable::contiguous(t);
+}
+
+Images images_of(const Tensor& t) {
+  return {t.const_data_ptr(), t.dim() == 5 ? t.stride(0) : 0, t.stride(-4), t.stride(-3), t.stride(-2)};
+}
+
+Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4>& sizes) {
+  Tensor out = empty(like, {batch, sizes[1], sizes[2], sizes[3]});
+  use_huge_pages(out);
+  return out;
+}
+
+void use_huge_pages(const Tensor& t) {
+#ifdef __linux__
+  constexpr uintptr_t kHugePage = uintptr_t(1) << 21;
+  const auto begin = reinterpret_cast<uintptr_t>(t.const_data_ptr()), end = begin + t.numel() * t.element_size();
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage, last = end / kHugePage * kHugePage;
+  // The C library maps an allocation of this size anew each time. If the kernel refuses the advice, only speed is lost.
+  if (last >= first + 4 * kHugePage) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)t;
+#endif
+}
+
+std::optional<Tensor> dense_weights(const std::optional<Tensor>& weights, const Tensor& images, int64_t batch,
+                                    int64_t order) {
+  if (!weights) return std::nullopt;
+  check_weights(*weights, images, batch, order);
+  return torch::stable::contiguous(*weights);
+}
+
+ResamplePlan::ResamplePlan(const Tensor& images, const char* name, const std::array<int64_t, 4>& sizes,
+                           const std::vector<double>& table, std::vector<int64_t> permutation,
+                           std::vector<double> mixing, const std::string& padding_mode, Options options)
+    : table_(sizes[1], sizes[2], sizes[3], table, std::move(permutation), std::move(mixing), padding_mode) {
+  const auto [B, C, H, W] = sizes;
+  list_bases();
+  resample = {.dtype = dtype_of(images, name),
+              .B = B,
+              .C = C,
+              .H = H,
+              .W = W,
+              .order = table_.order(),
+              .actions = table_.actions.data(),
+              .base = base_of_element_.data(),
+              .bases = static_cast<int64_t>(distinct_bases_.size()),
+              .footprints = nullptr,
+              .permutation = table_.permutation_size ? table_.permutation.data() : nullptr,
+              .permutation_size = table_.permutation_size,
+              .mixing = table_.mixing.empty() ? nullptr : table_.mixing.data(),
+              .border = table_.border,
+              .channel_block = std::min<int64_t>(C, kChannelBlock),
+              .row_runs = 1,
+              .all_elements = false,
+              .reuse_bases = false};
+  // The channels of a block share the positions of their pixels. Where images are few and can't be cut into runs of
+  // rows, it matters more that every thread has something to do.
+  if (!options.by_rows && !one_task_an_image(B * resample.channel_blocks()))
+    resample.channel_block = resample.mixing ? 2 : 1;
+  const int64_t exact = std::count(base_of_element_.begin(), base_of_element_.end(), -1);
+  const bool bases_repeat = resample.order - exact > resample.bases;
+  resample.reuse_bases = options.shared && !resample.permutation && bases_repeat;
+  if (options.adjoint) build_footprints();
+}
+
+void ResamplePlan::list_bases() {
+  for (const Action& action : table_.actions) {
+    const auto known = std::find(distinct_bases_.begin(), distinct_bases_.end(), action.base);
+    base_of_element_.push_back(action.exact() ? -1 : known - distinct_bases_.begin());
+    if (!action.exact() && known == distinct_bases_.end()) distinct_bases_.push_back(action.base);
+  }
+}
+
+void ResamplePlan::build_footprints() {
+  const int64_t plane = resample.H * resample.W, bases = resample.bases;
+  if (!bases) return;
+  STD_TORCH_CHECK(plane <= INT64_C(1) << 32,
+                  "backward of an interpolating resample: expected at most 2^32 pixels a plane, got ", plane);
+  const int64_t weights_per_double = resample.dtype == Dtype::float64 ? 1 : 2;
+  for (int64_t k = 0; k < bases; ++k) {
+    starts_.emplace_back(plane + 1);
+    indices_.emplace_back(4 * plane);
+    weights_.emplace_back((4 * plane + weights_per_double - 1) / weights_per_double);
+    footprints_.push_back({starts_[k].data(), indices_[k].data(), weights_[k].data()});
+  }
+  const FootprintArgs args = {resample, distinct_bases_.data(), footprints_.data()};
+  run(cpu_kernels().footprint, args, bases);
+  resample.footprints = footprints_.data();
+}
+
+}  // namespace equifast::cpu

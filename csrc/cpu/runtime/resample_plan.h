@@ -1,0 +1,57 @@
+// From the arguments of a torch op to what the kernels that resample images read.
+#pragma once
+
+#include "common/action_table.h"
+#include "common/tensors.h"
+#include "cpu/kernels/kernels.h"
+
+namespace equifast::cpu {
+
+// The tensor itself if the pixels of a row are neighbours in memory, else a contiguous copy.
+Tensor with_dense_rows(const Tensor& t);
+
+// The view of a tensor (B, C, H, W), which all elements share, or (E, B, C, H, W).
+Images images_of(const Tensor& t);
+
+// Uninitialized contiguous images (batch, C, H, W), for the {B, C, H, W} of others.
+Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4>& sizes);
+
+// Asks for huge pages under a large new tensor. Without them, most of the time of a copy goes to faults on small pages.
+void use_huge_pages(const Tensor& t);
+
+// The (B, E) weights, checked and contiguous.
+std::optional<Tensor> dense_weights(const std::optional<Tensor>& weights, const Tensor& images, int64_t batch,
+                                    int64_t order);
+
+// Owns all memory that its `resample` points to.
+class ResamplePlan {
+ public:
+  struct Options {
+    bool adjoint = false;  // the transpose: needs footprints
+    bool shared = false;   // every element reads the same image
+    bool by_rows = false;  // a task may take some of an image's rows only
+  };
+
+  // images: (…, C, H, W), of which `sizes` are the last four.
+  ResamplePlan(const Tensor& images, const char* name, const std::array<int64_t, 4>& sizes,
+               const std::vector<double>& table, std::vector<int64_t> permutation, std::vector<double> mixing,
+               const std::string& padding_mode, Options options);
+  ResamplePlan(const ResamplePlan&) = delete;
+  ResamplePlan& operator=(const ResamplePlan&) = delete;
+
+  Resample resample;
+
+ private:
+  void list_bases();
+  void build_footprints();
+
+  ActionTable table_;
+  std::vector<Matrix> distinct_bases_;
+  std::vector<int64_t> base_of_element_;
+  std::vector<Footprint> footprints_;
+  std::vector<std::vector<int64_t>> starts_;
+  std::vector<std::vector<uint32_t>> indices_;
+  std::vector<std::vector<double>> weights_;
+};
+
+}  // namespace equifast::cpu

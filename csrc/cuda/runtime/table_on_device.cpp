@@ -1,0 +1,49 @@
+#include "cuda/runtime/table_on_device.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace equifast::cuda {
+
+TableOnDevice::TableOnDevice(const Tensor& images, const std::vector<double>& rows,
+                             const std::vector<int64_t>& permutation, const std::vector<double>& mixing,
+                             const std::string& padding_mode, Stream stream)
+    : host(images.size(-3), images.size(-2), images.size(-1), rows, permutation, mixing, padding_mode) {
+  table.order = static_cast<int32_t>(host.order());
+  table.permutation_size = static_cast<int32_t>(host.permutation_size);
+  table.border = host.border;
+  table.mixes = !host.mixing.empty();
+  table.interpolates =
+      std::any_of(host.actions.begin(), host.actions.end(), [](const Action& a) { return !a.exact(); });
+  constexpr int kMost = DeviceTable::kInlineElements;
+  if (host.order() <= kMost && host.permutation.size() <= kMost * kMost) copy_to_argument();
+  else copy_to_memory(images, stream);
+}
+
+void TableOnDevice::copy_to_argument() {
+  std::copy(host.actions.begin(), host.actions.end(), table.inline_actions);
+  std::copy(host.permutation.begin(), host.permutation.end(), table.inline_permutation);
+  std::copy(host.mixing.begin(), host.mixing.end(), table.inline_mixing);
+}
+
+void TableOnDevice::copy_to_memory(const Tensor& images, Stream stream) {
+  const std::vector<int32_t> permutation(host.permutation.begin(), host.permutation.end());
+  std::vector<unsigned char> bytes;
+  // Appends the bytes of a vector, aligned for any of its types; returns where they begin.
+  const auto append = [&]<class T>(const std::vector<T>& values) {
+    const size_t begin = (bytes.size() + 15) / 16 * 16;
+    bytes.resize(begin + values.size() * sizeof(T));
+    if (!values.empty()) std::memcpy(&bytes[begin], values.data(), values.size() * sizeof(T));
+    return begin;
+  };
+  const size_t actions_begin = append(host.actions), mixing_begin = append(host.mixing),
+               permutation_begin = append(permutation);
+  memory_ = empty(images, {static_cast<int64_t>(bytes.size())}, ScalarType::Byte);
+  auto* memory = static_cast<unsigned char*>(memory_->mutable_data_ptr());
+  upload(memory, bytes.data(), static_cast<int64_t>(bytes.size()), stream);
+  table.memory_actions = reinterpret_cast<const Action*>(memory + actions_begin);
+  if (!host.mixing.empty()) table.memory_mixing = reinterpret_cast<const double*>(memory + mixing_begin);
+  if (!permutation.empty()) table.memory_permutation = reinterpret_cast<const int32_t*>(memory + permutation_begin);
+}
+
+}  // namespace equifast::cuda

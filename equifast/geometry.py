@@ -1,0 +1,61 @@
+"""The action table that kernels read in place of a group, and the 2×2 matrices in it.
+
+A table is a flat list of floats. Its row e is ``(code, b00, b01, b10, b11)``: the exact permutation ``Q`` of element e
+as a code, and a base rotation ``B``. The output of the element at position p is the source at ``B·Q·p``.
+`csrc/geometry.h` is the same for C++.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: A 2×2 matrix in row-major order, on image coordinates (x right, y down) about the centre of the image.
+Matrix = tuple[float, float, float, float]
+
+IDENTITY: Matrix = (1.0, 0.0, 0.0, 1.0)
+
+#: Floats in a row of an action table: the exact-permutation code, then a 2×2 matrix.
+ROW = 5
+
+#: Sample offsets are rounded to this many steps a pixel: then 1 − fraction is exact in float32, sums of offsets are
+#: exact in float64, and interpolation commutes bit for bit with the exact elements.
+STEPS = 2.0**24
+
+
+def order_of(table: Sequence[float]) -> int:
+    """The number of elements E of an action table."""
+    return len(table) // ROW
+
+
+def rows(table: Sequence[float]) -> list[tuple[int, Matrix]]:
+    """The rows of a flat action table as ``(code, base)`` pairs."""
+    parts = (table[i : i + ROW] for i in range(0, len(table), ROW))
+    return [(int(code), (b00, b01, b10, b11)) for code, b00, b01, b10, b11 in parts]
+
+
+def factor(code: int, base: Matrix, *, square: bool) -> tuple[int, Matrix]:
+    """The same action, with a code that maps the pixel grid onto itself.
+
+    Square images permit every code. Other images permit only half turns and flips, so a quarter turn moves into the
+    base.
+    """
+    if square or code % 2 == 0:
+        return code, base
+    return code - 1, multiply(base, quarter_turn(1))
+
+
+def quarter_turn(code: int) -> Matrix:
+    """``R(90°)^q · F^r`` for ``code = q + 4r``, exactly."""
+    q, r = code % 4, code // 4
+    c, s = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[q]
+    return (-c if r else c, s, s if r else -s, c)
+
+
+def multiply(a: Matrix, b: Matrix) -> Matrix:
+    """The product of two matrices. It is exact if one of them is a signed permutation."""
+    return (
+        a[0] * b[0] + a[1] * b[2],
+        a[0] * b[1] + a[1] * b[3],
+        a[2] * b[0] + a[3] * b[2],
+        a[2] * b[1] + a[3] * b[3],
+    )

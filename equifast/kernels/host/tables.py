@@ -1,0 +1,58 @@
+"""What kernels know of a group: its action table, factored for one shape of images, on the host and on the device."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...geometry import IDENTITY, ROW, Matrix, factor, multiply, quarter_turn, rows
+
+
+class Action(NamedTuple):
+    """One row of a table: the output at p is the source at ``base · quarter_turn(code) · p``."""
+
+    code: int
+    base: Matrix
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it permutes the pixels of images of the shape that it was factored for."""
+        return self.base == IDENTITY
+
+    @property
+    def matrix(self) -> Matrix:
+        return multiply(self.base, quarter_turn(self.code))
+
+
+@lru_cache(maxsize=256)
+def actions(table: tuple[float, ...], square: bool) -> tuple[Action, ...]:
+    """The rows of a table (`groups.Group.action_table`), factored for square images or for others."""
+    return tuple(Action(*factor(*row, square=square)) for row in rows(table))
+
+
+@lru_cache(maxsize=256)
+def bases(table: tuple[float, ...], square: bool) -> tuple[Matrix, ...]:
+    """The distinct base rotations that interpolate, in order of appearance."""
+    return tuple(dict.fromkeys(a.base for a in actions(table, square) if not a.is_exact))
+
+
+@lru_cache(maxsize=256)
+def device_rows(table: tuple[float, ...], square: bool, device: torch.device) -> Tensor:
+    """(E, ROW) float64: the code and the identity of an exact element; −1 and the whole matrix of any other."""
+    listed = [(a.code, *IDENTITY) if a.is_exact else (-1, *a.matrix) for a in actions(table, square)]
+    return torch.tensor(listed, dtype=torch.float64, device=device).reshape(-1, ROW)
+
+
+@lru_cache(maxsize=256)
+def device_integers(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """The values as int32 on the device, such as a permutation of channels."""
+    return torch.tensor(values, dtype=torch.int32, device=device)
+
+
+@lru_cache(maxsize=256)
+def device_reals(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """The values as float64 on the device, such as a mixing of channels."""
+    return torch.tensor(values, dtype=torch.float64, device=device)

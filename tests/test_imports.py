@@ -1,0 +1,98 @@
+"""Imports go one way: which room of the package may import from which, and no circle anywhere."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+import equifast
+
+PACKAGE = Path(equifast.__file__).parent
+
+#: Each room and the rooms that it imports from. A room is a module or a folder of the package; the Triton kernels have
+#: three. `reference` is the oracle: it must not stand below what it judges, so only fallbacks and checks import it.
+ARROWS = {
+    "compiler": "",
+    "schemas": "",
+    "dtypes": "",
+    "geometry": "",
+    "layers": "",
+    "choice": "",
+    "backends": "",
+    "groups": "compiler geometry",
+    "checks": "dtypes",
+    "representations": "groups",
+    "reference": "choice dtypes geometry groups representations",
+    "kernels.device": "backends geometry",
+    "kernels.host": "backends geometry layers",
+    "kernels": "dtypes geometry kernels.device kernels.host layers schemas",
+    "ops": "backends checks choice dtypes geometry groups kernels layers reference representations schemas",
+    "scores": "checks dtypes",
+    "preprocess": "checks groups reference",
+    "losses": "checks choice dtypes groups ops",
+    "estimators": "choice dtypes groups ops",
+    "targets": "checks dtypes geometry groups ops",
+    "canonical_form": "checks groups losses ops targets",
+    "orbit_functions": "compiler groups ops",
+    "lazy_orbit": "groups ops orbit_functions",
+    "orbit_vectors": "groups lazy_orbit",
+    "canonicalize": "canonical_form checks choice estimators groups ops orbit_vectors",
+    "nn": "canonical_form canonicalize checks estimators groups layers lazy_orbit ops orbit_vectors",
+    "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
+    "info": "backends kernels.host",
+}
+
+FILES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def imported(module: str) -> set[str]:
+    """Modules of this package that a module imports, wherever in its text."""
+    names = set()
+    package = module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(FILES[module].read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            origin = ".".join(filter(None, (above, node.module)))
+            names.update(f"{origin}.{alias.name}" for alias in node.names)
+    ours = {next((n for n in (name, name.rpartition(".")[0]) if n in FILES), "") for name in names}
+    return ours - {"", "equifast", module}
+
+
+def room(module: str) -> str:
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2] if parts[:2] in (["kernels", "device"], ["kernels", "host"]) else parts[:1])
+
+
+MODULES = [module for module in FILES if module != "equifast"]
+
+
+def test_every_room_is_in_the_table():
+    assert {room(module) for module in MODULES} == set(ARROWS)
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_a_room_imports_from_these_and_no_others(name):
+    found = {room(other) for module in MODULES if room(module) == name for other in imported(module)}
+    assert found - {name} == set(ARROWS[name].split())
+
+
+def test_no_module_is_entered_twice_on_one_way():
+    """Imports within functions count too: they are how a circle is hidden."""
+    graphlib.TopologicalSorter({module: imported(module) for module in MODULES}).prepare()
+
+
+def test_kernels_are_judged_by_an_oracle_that_they_do_not_import():
+    below = {module: imported(module) for module in MODULES}
+    reached, waiting = set(), [module for module in MODULES if room(module).startswith(("kernels", "backends"))]
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += below[module]
+    assert "equifast.reference" not in reached
