@@ -5,7 +5,7 @@ import torch
 from hypothesis import settings
 
 from . import backend
-from .convolutions import float32_in_float32  # noqa: F401
+from .convolutions import float32_in_float32, sampling_is_eager  # noqa: F401
 
 settings.register_profile("equifast", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.load_profile("equifast")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from equifast import as_group, reference
 from equifast.groups import Group
 
-from .backend import by_backend
+from .backend import NAME, by_backend
 from .cases import DTYPES, rand
 
 PLAIN = ((1, 1), (0, 0), (1, 1))
@@ -115,3 +116,21 @@ def tolerance(number: torch.dtype | str) -> float:
 def float32_in_float32():
     with products_of(torch.float32):
         yield
+
+
+@pytest.fixture
+def sampling_is_eager(monkeypatch):
+    """Interpolation of base images and its adjoint have laws of their own, and take the interpreter seconds."""
+    if NAME != "interpreter":
+        return
+
+    def base_images(x, bases, mode):
+        images = torch.cat([reference.sample(x, (0, base), mode) for base in bases])
+        return images.contiguous(memory_format=torch.channels_last) if x.stride(1) == 1 else images
+
+    def adjoint(y, base, mode):
+        return reference.sample_adjoint(y, (0, base), mode)
+
+    host = importlib.import_module("equifast.kernels.orbit_conv2d_backward")
+    monkeypatch.setattr(host, "base_images", base_images)
+    monkeypatch.setattr(host, "_interpolation_adjoint", adjoint)

@@ -1,34 +1,12 @@
-"""Fixtures for the laws of every op, and the check that no op of the backend under test goes without them."""
+"""The check that no op of the backend under test goes without its laws."""
 
-import importlib
 from pathlib import Path
 
 import pytest
-import torch
-
-from equifast import reference
 
 from .. import backend
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def sampling_is_eager(monkeypatch):
-    """Interpolation of base images and its adjoint have laws of their own, and take the interpreter seconds."""
-    if backend.NAME != "interpreter":
-        return
-
-    def base_images(x, bases, mode):
-        images = torch.cat([reference.sample(x, (0, base), mode) for base in bases])
-        return images.contiguous(memory_format=torch.channels_last) if x.stride(1) == 1 else images
-
-    def adjoint(y, base, mode):
-        return reference.sample_adjoint(y, (0, base), mode)
-
-    host = importlib.import_module("equifast.kernels.orbit_conv2d_backward")
-    monkeypatch.setattr(host, "base_images", base_images)
-    monkeypatch.setattr(host, "_interpolation_adjoint", adjoint)
 
 
 def files_of(op: str) -> set[str]:
