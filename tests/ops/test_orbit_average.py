@@ -26,7 +26,10 @@ from ..cases import (
 from ..definitions import call, eager
 
 REPRESENTATIONS = list(SIZES)
-FEW = [(problem, REPRESENTATIONS[i % 3], i % 2 == 0) for i, problem in enumerate(few_problems(9))]
+FEW = [
+    (problem, REPRESENTATIONS[i % 3], i % 2 == 0)
+    for i, problem in enumerate(few_problems(by_backend(9, 9, interpreter=4)))
+]
 
 #: Groups whose elements are all exact on a square.
 EXACT_GROUPS = list(map(as_group, by_backend(("C1", "C2", "C4", "D1", "D2", "D4"), ("C4", "D2"))))

@@ -29,7 +29,8 @@ def test_orbit_inner_is_its_definition(group, representation, layout):
         c = SIZES[representation](group.order) * by_backend(1, 3)
         one = LAYOUTS[layout](rand(batch, c, h, w, dtype=dtype))
         each = LAYOUTS[layout](rand(group.order * batch, c, h, w, dtype=dtype, seed=1)).unflatten(0, (-1, batch))
-        for u, v in ((one, one), (one, one.flip(0)), (one, each), (each, one)):
+        pairs = (one, one.flip(0)), (one, each), (each, one)
+        for u, v in by_backend(((one, one), *pairs), pairs):
             members = u if u.dim() == 5 else u.expand(group.order, *u.shape)
             options = {"group": group, "inverse": True, "representation": representation, "padding_mode": padding_mode}
             moved = [
