@@ -1,6 +1,6 @@
 # make test | demo | bench | gpu | wheel | lint | clean. The first run makes .venv; later ones redo only what changed.
-# make test-library, test-peers, test-kernels: its parts. test-peers runs beside other packages; test-kernels runs Triton
-# kernels in the interpreter, which has to be chosen before anything is imported.
+# make test-library, test-reference, test-kernels, test-emulation, test-peers: its parts, each a process for one backend
+# (tests/backend.py), as a backend has to be chosen before anything is imported. All but the last run tests/ops.
 # make gpu: all that needs a GPU, with the torch that $(PYTHON) has, else with that of .venv; GPU='--dry-run' needs none.
 
 TORCH := torch==2.13.0
@@ -14,10 +14,10 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 CXX_FILES = $(shell find csrc tests/emulation -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
-.PHONY: test test-library test-peers test-kernels demo bench gpu wheel lint clean
+.PHONY: test test-library test-reference test-kernels test-emulation test-peers demo bench gpu wheel lint clean
 
 test: .venv/peers
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-library test-kernels test-peers
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-library test-kernels test-emulation test-reference test-peers
 
 # Where the variable is set, a peer that can't be imported fails the tests that need it; elsewhere they are skipped.
 test-library: .venv/peers
@@ -27,7 +27,13 @@ test-peers: .venv/peers
 	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m pytest tests/peers
 
 test-kernels: .venv/native
-	TRITON_INTERPRET=1 EQUIFAST_BACKEND=triton $(PY) -m pytest tests/triton
+	TRITON_INTERPRET=1 EQUIFAST_BACKEND=triton $(PY) -m pytest tests/ops tests/triton
+
+test-emulation: .venv/native
+	EQUIFAST_EMULATION=plain EQUIFAST_BACKEND=reference $(PY) -m pytest tests/ops tests/laws/test_definitions.py tests/emulation
+
+test-reference: .venv/native
+	EQUIFAST_BACKEND=reference $(PY) -m pytest tests/ops
 
 demo: .venv/demo
 	$(PY) examples/demo.py

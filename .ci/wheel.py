@@ -17,8 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
 
 #: Test files, by the backend that CPU tensors take. Some laws of scores hold to the last bit in the kernels only.
-TESTS = {"reference": ("test_backends", "test_canonicalize", "test_errors", "test_orbit", "test_orbit_conv2d")}
-TESTS["cpu"] = (*TESTS["reference"], "test_orbit_scores", "test_info")
+TESTS = {
+    "reference": ("test_backends", "test_canonicalize", "laws/test_errors", "ops/test_orbit", "ops/test_orbit_conv2d")
+}
+TESTS["cpu"] = (*TESTS["reference"], "ops/test_orbit_scores", "test_info")
 
 #: Libraries that come with torch, and the symbols that may be taken from them: those of the C interface that torch
 #: keeps stable. Symbols with a version are of the C and C++ runtime, which auditwheel judges.

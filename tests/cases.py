@@ -9,10 +9,13 @@ from typing import NamedTuple
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 
 from equifast.groups import Group, as_group
 from equifast.representations import SIZES as REPRESENTATIONS
 from equifast.representations import channel_action
+
+from .backend import DEVICE, KEEPS_CHANNELS_LAST, NAME, by_backend
 
 GROUPS = [as_group(f"C{n}") for n in range(1, 13)] + [as_group(f"D{n}") for n in range(1, 9)]
 
@@ -29,6 +32,13 @@ TOLERANCES = {
     torch.bfloat16: {"rtol": 1.6e-2, "atol": 1.6e-2},
 }
 DTYPES = list(TOLERANCES)
+
+#: Groups with more elements than the arguments of a CUDA kernel hold.
+LARGE = ["C36", "D20"]
+
+#: Shapes on which a transposed resampling differs in kind: on narrow images, long rays end on the edges.
+TRANSPOSES = [("D4", (4, 4)), ("C8", (5, 5)), ("C3", (4, 6)), ("C5", (1, 4)), ("C6", (7, 2))]
+TRANSPOSES += by_backend([("C8", (33, 20))], [], emulation=[("C8", (33, 20))])
 EXACT = {"rtol": 0.0, "atol": 0.0}
 PADDING_MODES = ["border", "zeros"]
 
@@ -51,18 +61,36 @@ LAYOUTS = {
 
 
 def rand(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Uniform in [-1, 1), the same values (but for rounding) in every dtype."""
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(shape, dtype=torch.float64, generator=generator) * 2 - 1).to(dtype)
+    """Uniform in [-1, 1), the same values (but for rounding) in every dtype and on every device."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    values = torch.rand(shape, dtype=torch.float64, generator=generator, device="cpu")
+    return (values * 2 - 1).to(DEVICE, dtype)
 
 
 def ids(group: Group | str, batch: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(as_group(group).order, (batch,), generator=generator)
+    """A random element for each of a batch."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randint(as_group(group).order, (batch,), generator=generator, device="cpu").to(DEVICE)
 
 
 def every(group: Group | str) -> Tensor:
-    return torch.arange(as_group(group).order)
+    """Each element once."""
+    return torch.arange(as_group(group).order, device=DEVICE)
+
+
+def action(
+    group: Group | str, representation: str = "trivial", padding_mode: str = "border", adjoint=False, inverse=True
+) -> tuple:
+    """What the ops `orbit`, `act` and `orbit_average` take after their tensors."""
+    group = as_group(group)
+    channels = map(list, channel_action(group, representation, inverse=inverse))
+    return list(group.action_table(inverse=inverse)), *channels, padding_mode, adjoint
+
+
+def layout_of_resampled(x: Tensor) -> torch.memory_format:
+    """The layout of images that are resampled from x."""
+    kept = KEEPS_CHANNELS_LAST and not x.is_contiguous()
+    return suggest_memory_format(x) if kept else torch.contiguous_format
 
 
 def assert_same(actual: Tensor, expected: Tensor) -> None:
@@ -70,10 +98,17 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def assert_near(actual: Tensor, expected: Tensor, scale: float = 1.0) -> None:
+def assert_same_sum(actual: Tensor, expected: Tensor) -> None:
+    """Bit for bit where kernels fix the order of a sum. In the fallbacks, torch sums as the layout suggests."""
+    (assert_near if NAME == "reference" else assert_same)(actual, expected)
+
+
+def assert_near(actual: Tensor, expected: Tensor, scale: float = 1.0, about: str = "") -> None:
     """Within the tolerance of the actual dtype, whatever the expected one; integers are equal."""
     tolerance = {name: scale * value for name, value in TOLERANCES.get(actual.dtype, EXACT).items()}
-    torch.testing.assert_close(actual.double(), expected.double(), equal_nan=True, **tolerance)
+    torch.testing.assert_close(
+        actual.double(), expected.double(), equal_nan=True, msg=lambda m: f"{about}: {m}" if about else m, **tolerance
+    )
 
 
 def assert_near_overall(actual: Tensor, expected: Tensor, scale: float = 1.0, about: str = "") -> None:
@@ -126,6 +161,20 @@ def problems(*, min_batch: int = 0) -> st.SearchStrategy[Problem]:
         layout=st.sampled_from(list(LAYOUTS)),
         padding_mode=st.sampled_from(PADDING_MODES),
     )
+
+
+def few_problems(count: int, min_batch: int = 0) -> list[Problem]:
+    """Small problems with each kind of group, dtype, layout and padding mode by turns, for slow backends."""
+    shapes = [(5, 5), (1, 4), (4, 6), (6, 6), (3, 1)]
+    lists = KINDS[::-1], DTYPES, shapes, [2, 1, max(min_batch, 1) + 1], [1, 3], list(LAYOUTS), PADDING_MODES
+    return [Problem(*(values[i % len(values)] for values in lists)) for i in range(count)]
+
+
+def product_or_turns(*lists: list) -> Iterator[tuple]:
+    """Every combination on the native library; on slow backends every value of each list, by turns."""
+    longest = max(map(len, lists))
+    turns = ((values[i % len(values)] for values in lists) for i in range(longest))
+    return by_backend(itertools.product(*lists), map(tuple, turns))
 
 
 CONVOLUTIONS = [{}, {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}, {"padding": "same"}]
@@ -224,7 +273,9 @@ def amid_nan(t: Tensor, before: int = 64) -> Tensor:
         base = tuple(slice(1) if stride == 0 else slice(None) for stride in t.stride())
         return amid_nan(t[base], before).expand(t.shape)
     span = 1 + sum(max(size - 1, 0) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-    out = torch.full((before + span + 64,), torch.nan, dtype=t.dtype).as_strided(t.shape, t.stride(), before)
+    out = torch.full((before + span + 64,), torch.nan, dtype=t.dtype, device=t.device).as_strided(
+        t.shape, t.stride(), before
+    )
     return out.copy_(t)
 
 

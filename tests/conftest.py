@@ -4,6 +4,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from . import backend
+from .convolutions import float32_in_float32, sampling_is_eager  # noqa: F401
+
 settings.register_profile("equifast", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.load_profile("equifast")
 
@@ -25,3 +28,19 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def backend_under_test():
+    backend.install()
+
+
+@pytest.fixture(autouse=True)
+def device_under_test():
+    """Tensors that a test makes without naming a device are on the one whose kernels it tests."""
+    if backend.DEVICE.type == "cpu":
+        yield
+        return
+    torch.set_default_device(backend.DEVICE)
+    yield
+    torch.set_default_device(None)

@@ -90,6 +90,12 @@ def steps() -> Iterator[Step]:
                 dry, environment = (*command, "-k", "laws or kernels_run"), environment | INTERPRETED
             only = {"EQUIFAST_BACKEND": backend}
             yield Step(f"tests-{backend}-{part}", command, dry, only, environment, backends=(backend,))
+        for file in sorted((ROOT / "tests/ops").glob("test_*.py")):
+            command = (*PYTEST, f"tests/ops/{file.name}")
+            on_gpu = {"EQUIFAST_BACKEND": backend, "EQUIFAST_TEST_DEVICE": "cuda"}
+            dry_environment = {"EQUIFAST_BACKEND": "reference"}  # collecting needs a device that is there
+            name, dry = f"tests-{backend}-{file.stem.removeprefix('test_')}", (*command, "--collect-only")
+            yield Step(name, command, dry, on_gpu, dry_environment, backends=(backend,))
     for check in ("memcheck", "racecheck"):
         test = (PYTHON, "-m", "pytest", "-q", PARITY, *SLICE)
         sanitizer = ("compute-sanitizer", "--tool", check, "--error-exitcode", "9")

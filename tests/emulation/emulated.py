@@ -1,45 +1,45 @@
-"""Calls of the CUDA ops on CPU tensors, and what surrounds those tensors."""
+"""The emulated CUDA kernels in the place of the CPU's: ``torch.ops.equifast`` runs them on CPU tensors."""
 
 from __future__ import annotations
 
+import functools
+import os
+import warnings
+
+import pytest
 import torch
-from torch import Tensor
 
-from equifast.groups import Group, as_group
-from equifast.representations import channel_action
+from equifast.ops import registry
 
-from ..cases import Sample, amid_nan
+from .build import blocker, build, variant
 
-OPS = (
-    "orbit",
-    "act",
-    "orbit_average",
-    "orbit_inner",
-    "angle_inner",
-    "orbit_conv2d",
-    "orbit_conv2d_backward",
-    "orbit_scores",
-    "orbit_scores_backward",
-    "contrastive_loss",
-    "contrastive_loss_backward",
-    "orbit_losses",
-    "orbit_losses_backward",
-)
-WITH_TF32 = ("orbit_conv2d", "orbit_conv2d_backward")
+PREFIX = "equifast_emulated::"
+
+#: Holds the kernels that replace those of the reference for as long as this process lives.
+LIBRARY = torch.library.Library("equifast", "IMPL")
 
 
-def call(op: str, *args, tf32: bool = False) -> tuple[Tensor, ...]:
-    """Its outputs, always in a tuple."""
-    out = getattr(torch.ops.equifast_emulated, op)(*args, *([tf32] if op in WITH_TF32 else []))
-    return out if isinstance(out, tuple) else (out,)
+@functools.cache
+def ops() -> tuple[str, ...]:
+    """Build and load the kernels; the ops that there are then. None without a compiler."""
+    if blocker():
+        return ()
+    torch.ops.load_library(build(variant()))
+    names = torch._C._dispatch_get_all_op_names()
+    return tuple(sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)))
 
 
-def action(group: Group | str, representation="trivial", padding_mode="border", adjoint=False, inverse=True) -> tuple:
-    """What `orbit`, `act` and `orbit_average` take after their tensors."""
-    group = as_group(group)
-    channels = map(list, channel_action(group, representation, inverse=inverse))
-    return list(group.action_table(inverse=inverse)), *channels, padding_mode, adjoint
+def install() -> None:
+    """Put the kernels where a GPU's would be, so that autograd and fake kernels are those of the package.
 
-
-def surrounded(sample: Sample, before: int = 64) -> Sample:
-    return Sample(sample.op, tuple(amid_nan(a, before) if isinstance(a, Tensor) else a for a in sample.args))
+    A missing compiler is an error where a missing native library is one.
+    """
+    if reason := blocker():
+        (pytest.fail if os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1" else pytest.skip)(reason)
+    names = ops()
+    torch.ops.equifast_cuda = torch.ops.equifast_emulated
+    registry.CHOSEN["cpu"] = "cuda"  # so that outputs are laid out as those of a GPU's kernels
+    warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)  # that it replaces kernels
+    for op in names:
+        (run,) = registry.implementations(op, ("cuda",)).values()
+        LIBRARY.impl(op, run, "CPU", allow_override=True)

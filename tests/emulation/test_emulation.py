@@ -2,21 +2,29 @@
 
 import ctypes
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
 from ..cases import assert_same, rand
 from .build import SANITIZERS, VARIANTS, build, environment, variant
+from .emulated import ops
 
 pytestmark = pytest.mark.skipif(variant() != "plain", reason="once is enough")
 
+ROOT = Path(__file__).parents[2]
 KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 
 
 @pytest.fixture(scope="session")
 def probes() -> ctypes.CDLL:
     return ctypes.CDLL(str(build("probes")))
+
+
+def test_every_op_in_cuda_is_emulated():
+    """An op that the library lost would otherwise go untested."""
+    assert {path.stem for path in (ROOT / "csrc/cuda/ops").glob("*.cpp")} <= set(ops())
 
 
 def pointer(t: torch.Tensor) -> ctypes.c_void_p:

@@ -1,4 +1,4 @@
-"""A part of these tests in processes that sanitizers watch: a report ends them."""
+"""A part of the laws, run by the emulated kernels in processes that sanitizers watch: a report ends them."""
 
 import subprocess
 import sys
@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(variant() != "plain", reason=
 def started(tmp_path_factory):
     """All at once, each with a file of what it says."""
     build(*SANITIZERS)
-    command = [sys.executable, "-m", "pytest", HERE, "-m", "sanitized", "-x", "-q", "-s", "-p", "no:cacheprovider"]
+    options = ["-m", "sanitized", "-x", "-q", "-s", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "tests/ops", "tests/laws/test_definitions.py", *options]
     processes = {}
     for name in SANITIZERS:
         file = tmp_path_factory.mktemp(name) / "said.txt"

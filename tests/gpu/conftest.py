@@ -7,13 +7,10 @@ import torch
 
 from equifast import kernels
 
-from .device import BACKENDS, DRY
+from .device import BACKENDS
 
 # Before cuBLAS starts; without it PyTorch warns that sums may come out differently from run to run.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-if DRY:
-    from ..triton.conftest import patched_interpreter  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -57,12 +57,6 @@ def moved(sample: Sample) -> Sample:
     return Sample(sample.op, tuple(move(a.detach()) if isinstance(a, Tensor) else a for a in sample.args))
 
 
-def expected(sample: Sample) -> tuple[Tensor, ...]:
-    """What the eager definition makes of it where it is."""
-    out = registry.FALLBACKS[sample.op](*sample.args)
-    return out if isinstance(out, tuple) else (out,)
-
-
 def with_kernels(dtype: torch.dtype = torch.float32) -> Iterator[Sample]:
     """Of each op with kernels, one sample with exact elements alone and one that interpolates, on the CPU."""
     found = [sample for sample in samples(dtype) if sample.op in OPS]

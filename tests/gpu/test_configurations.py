@@ -7,7 +7,8 @@ from equifast import kernels
 from equifast.groups import as_group
 
 from ..cases import assert_near, assert_near_overall, rand
-from .device import DRY, Sample, device_only, expected, gpu, large, move, moved, triton_only, with_kernels
+from ..definitions import expected
+from .device import DRY, Sample, device_only, gpu, large, move, moved, triton_only, with_kernels
 
 pytestmark = [*gpu, triton_only]
 

@@ -22,8 +22,8 @@ from ..cases import (
     rand,
 )
 from ..cases import samples as all_samples
-from ..test_opcheck import CHEAP
-from .device import BACKENDS, DEVICE, DRY, device_only, expected, gpu, large, move, moved, with_kernels
+from ..definitions import CHEAP, expected
+from .device import BACKENDS, DEVICE, DRY, device_only, gpu, large, move, moved, with_kernels
 
 pytestmark = gpu
 

@@ -1,15 +1,5 @@
-"""Kernels in Triton's interpreter, which must be chosen before Triton is imported: so they have a process of their own,
-``TRITON_INTERPRET=1 EQUIFAST_BACKEND=triton pytest tests/triton`` (`make test` runs it), and are unseen in any other.
-"""
+"""What only Triton's interpreter can be asked. Its process is its own, as `backend` says; others don't collect it."""
 
-import pytest
+from .. import backend
 
-from benchmarks.gpu import interpreted
-from equifast import backends
-
-collect_ignore_glob = [] if backends.INTERPRETING else ["test_*.py"]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def patched_interpreter():
-    interpreted.patch()
+collect_ignore_glob = [] if backend.NAME == "interpreter" else ["test_*.py"]

@@ -7,7 +7,7 @@ from torch import nn
 
 from equifast import act, as_group, canonicalize, orbit, orbit_conv2d
 
-from .cases import GROUPS, assert_near_overall, assert_same, exact_elements, on_rows, rand
+from ..cases import GROUPS, assert_near_overall, assert_same, exact_elements, on_rows, rand
 
 SHAPES = [(12, 12), (9, 9), (8, 11)]
 MODES = ["train", "eval"]

@@ -1,17 +1,25 @@
-"""Vectors for the tests of scores and losses, whichever kernels run them, and how near the results have to be."""
+"""Vectors for the tests of scores and losses, and how near the results have to be."""
 
 import itertools
 import math
 
+import pytest
 import torch
 
 from equifast import reference
 
 from .cases import DTYPES, TOLERANCES, amid_nan, rand
+from .definitions import call
 
 ORDERS = (1, 2, 3, 5, 8, 16, 64)
 #: d and B: programs cost milliseconds where they are interpreted, so every one of both, but not every pair.
 SHAPES = ((1, 3), (5, 0), (31, 1), (128, 3), (300, 1), (31, 17))
+
+#: A parameter for the orders of groups; some of them are small enough for sanitizers.
+orders = pytest.mark.parametrize(
+    "order", [pytest.param(e, marks=[pytest.mark.sanitized] * (e in (1, 5, 64))) for e in ORDERS]
+)
+
 LAYOUTS = {
     "contiguous": lambda v: v,
     "transposed": lambda v: v.t().contiguous().t(),
@@ -64,8 +72,8 @@ def spoil(vectors, r, e, b, how):
     return vectors
 
 
-def check_a_vector_that_is_not_finite(call, how, cosine, dtype, e, normalize=False):
-    """Scores, losses and gradients with one such vector among others; ``call(op, *args)`` gives the outputs of an op.
+def check_a_vector_that_is_not_finite(how, cosine, dtype, e, normalize=False):
+    """Scores, losses and gradients with one such vector among others.
 
     They are those of the reference, even if the upstream gradient of the sample is NaN; the gradients are finite, and 0
     for all of a sample that fell back.

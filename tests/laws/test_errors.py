@@ -11,7 +11,7 @@ from equifast import ops
 from equifast.backends import native
 from equifast.groups import CyclicGroup
 
-from .cases import rand
+from ..cases import rand
 
 META = torch.device("meta")
 IMAGES = r"expected \(B, C, H, W\), got "

@@ -1,6 +1,6 @@
 """One answer, whatever the number of threads, the instruction set, or the run; and the reference backend's beside it.
 
-Run as ``python -m tests.test_variants FILE``, it saves the answers of this process there.
+Run as ``python -m tests.laws.test_variants FILE``, it saves the answers of this process there.
 """
 
 import os
@@ -14,7 +14,7 @@ import torch
 from equifast import as_group, ops
 from equifast.backends import native
 
-from .cases import DTYPES, assert_near_overall, assert_same, differentiable, rand
+from ..cases import DTYPES, assert_near_overall, assert_same, differentiable, rand
 
 SUPPORTED = native.helper().supported_isas() if native.helper() else []
 
@@ -49,9 +49,9 @@ def answers_of(tmp_path_factory):
         file = tmp_path_factory.mktemp("answers") / "answers.pt"
         environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.perturb=1", "OMP_NUM_THREADS": "1"} | variables
         subprocess.run(
-            [sys.executable, "-m", "tests.test_variants", str(file)],
+            [sys.executable, "-m", "tests.laws.test_variants", str(file)],
             check=True,
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             env=environment,
         )
         return torch.load(file)

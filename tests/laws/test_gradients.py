@@ -9,7 +9,7 @@ from equifast import ops, reference
 from equifast.representations import SIZES as REPRESENTATIONS
 from equifast.representations import channel_action
 
-from .cases import DTYPES, GROUPS, KINDS, LAYOUTS, assert_near_overall, assert_same, differentiable, rand
+from ..cases import DTYPES, GROUPS, KINDS, LAYOUTS, assert_near_overall, assert_same, differentiable, rand
 
 
 def gradients(function, library, leaves, upstream=None):

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +11,7 @@ from equifast import geometry, reference
 from equifast.groups import ROW
 from equifast.reference import select
 
-from .cases import (
+from ..cases import (
     DTYPES,
     GROUPS,
     KINDS,
@@ -25,18 +24,7 @@ from .cases import (
     is_exact,
     rand,
 )
-
-
-def grid_sampled(x, matrix, padding_mode):
-    """x read at matrix·p about the pixel centre, by torch's own sampler."""
-    height, width = x.shape[-2:]
-    y = torch.arange(height, dtype=torch.float64)[:, None] - (height - 1) / 2
-    x_ = torch.arange(width, dtype=torch.float64)[None] - (width - 1) / 2
-    a, b, c, d = matrix
-    # With align_corners, ±1 are the centres of the outermost pixels.
-    grid = torch.stack(((a * x_ + b * y) * 2 / (width - 1), (c * x_ + d * y) * 2 / (height - 1)), -1)
-    grid = grid.expand(x.shape[0], height, width, 2).to(x.dtype)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode=padding_mode, align_corners=True)
+from ..definitions import grid_sampled
 
 
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
