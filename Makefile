@@ -12,7 +12,6 @@ PYTHON := python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
-CXX_FILES = $(shell find csrc tests/emulation -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
 .PHONY: test test-library test-reference test-kernels test-emulation test-peers demo bench gpu wheel lint clean
 
@@ -56,7 +55,8 @@ lint: .venv/lint
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	.venv/bin/clang-format --dry-run -Werror $(CXX_FILES)
+	find csrc tests/emulation -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' | \
+	  xargs .venv/bin/clang-format --dry-run -Werror
 
 # torch comes first and pinned: as a dependency it would be the newest, with several GB of CUDA packages. Triton is the
 # oldest that is supported; its kernels are interpreted and compiled here, and run on GPUs only.

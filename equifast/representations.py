@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import index
 
 from .groups import Group, remembered
@@ -37,7 +38,7 @@ def _channel_action(
     raise ValueError(f"representation: expected one of {', '.join(SIZES)}, got {representation!r}")
 
 
-def transpose(permutation: tuple[int, ...], mixing: tuple[float, ...], order: int) -> tuple[list[int], list[float]]:
+def transpose(permutation: Sequence[int], mixing: Sequence[float], order: int) -> tuple[list[int], list[float]]:
     """The transposed channel action of every element. The matrices are orthogonal, so it is the inverse."""
     inverted = [0] * len(permutation)
     size = len(permutation) // order if order else 0

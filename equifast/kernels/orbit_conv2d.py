@@ -132,7 +132,7 @@ def convolve_orbit(
 
 def _problem(out, grad, x, base, weight, members, options) -> Problem:
     *geometry, channels_last, activation, precision = options
-    batch, c_out, out_h, out_w = x.shape[0], *out.shape[1:]
+    batch, (c_out, out_h, out_w) = x.shape[0], out.shape[1:]
     shape = min(power_of_two(batch), 128), out_h, out_w
     chosen = configs(x.dtype, weight, precision, shape, one_image=grad is not None)
     images = max(c.constants["BLOCK_B"] for c in chosen)

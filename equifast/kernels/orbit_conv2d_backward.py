@@ -20,13 +20,12 @@ from .orbit_conv2d_grad_weight import grad_weight
 def orbit_conv2d_backward(
     grad: Tensor, x: Tensor, weight: Tensor, table, stride, padding, dilation, padding_mode: str, needs
 ) -> tuple[Tensor, Tensor, Tensor]:
-    like = (x, weight, weight)
-    shapes = (x.shape, weight.shape, weight.shape[:1])
     if not grad.numel():
-        return tuple(t.new_zeros(s if n else (0,)) for t, s, n in zip(like, shapes, needs, strict=True))
+        shapes = [s if n else (0,) for s, n in zip((x.shape, weight.shape, weight.shape[:1]), needs, strict=True)]
+        return x.new_zeros(shapes[0]), weight.new_zeros(shapes[1]), weight.new_zeros(shapes[2])
     table = tuple(table)
     geometry = (*weight.shape[2:], *stride, *padding, *dilation)
-    grads = [t.new_empty(0) for t in like]
+    grads = [t.new_empty(0) for t in (x, weight, weight)]
     if needs[0]:
         grads[0] = _grad_x(grad, x, weight, table, geometry, padding_mode)
     if needs[1]:
@@ -34,21 +33,24 @@ def orbit_conv2d_backward(
     elif needs[2]:
         wide = torch.promote_types(weight.dtype, torch.float32)
         grads[2] = grad.sum((0, 2, 3), dtype=wide).to(weight.dtype)
-    return tuple(grads)
+    return grads[0], grads[1], grads[2]
 
 
 def _grad_parameters(grad, x, weight, table, geometry, padding_mode, bias: bool) -> tuple[Tensor, Tensor]:
     """Sum over the members that read x, then over those that read base images of x, a few of them at a time."""
     square = x.shape[2] == x.shape[3]
     precision = input_precision(x.dtype)
-    total, total_bias = None, None
+    total: Tensor | None = None
+    total_bias: Tensor | None = None
     for chosen, members in _launches(table, square, x.device):
-        source = x[None] if not chosen else base_images(x, chosen, padding_mode).unflatten(0, (len(chosen), -1))
+        images = base_images(x, chosen, padding_mode) if chosen else None
+        source = x[None] if images is None else images.unflatten(0, (len(chosen), -1))
         part, part_bias = grad_weight(grad, source, members, geometry, bias, precision)
         total = part if total is None else total.add_(part)
-        if bias:
+        if part_bias is not None:
             total_bias = part_bias if total_bias is None else total_bias.add_(part_bias)
-    grad_bias = total_bias.to(weight.dtype) if bias else weight.new_empty(0)
+    assert total is not None  # each member is in one of the launches
+    grad_bias = weight.new_empty(0) if total_bias is None else total_bias.to(weight.dtype)
     return total.to(weight.dtype).view(weight.shape), grad_bias
 
 
@@ -60,12 +62,13 @@ def _grad_x(grad, x, weight, table, geometry, padding_mode) -> Tensor:
     if [base for base, _ in frames] == [IDENTITY]:
         return grad_input(grad, x.new_empty(x.shape), weight, frames[0][1], geometry, square, precision)
     wide = torch.promote_types(x.dtype, torch.float32)
-    total = None
+    total: Tensor | None = None
     for base, members in frames:
         frame = x.new_empty(x.shape, dtype=wide)
         grad_input(grad, frame, weight, members, geometry, square, precision)
         part = frame if base == IDENTITY else _interpolation_adjoint(frame, base, padding_mode)
         total = part if total is None else total.add_(part)
+    assert total is not None  # each element is in one of the frames
     return total.to(x.dtype)
 
 

@@ -197,4 +197,4 @@ def grad_weight(
 
     layout = (grad.shape, grad.stride(), source.shape, source.stride(), source.dtype)
     KERNEL.launch((*layout, count, geometry, bias, precision), (partial, partial_bias, grad, source, members), problem)
-    return partial.sum(0), partial_bias.sum(0) if bias else None
+    return partial.sum(0), None if partial_bias is None else partial_bias.sum(0)

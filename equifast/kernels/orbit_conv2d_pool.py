@@ -141,4 +141,4 @@ def orbit_conv2d_pool_backward(
         for total, part, needed in zip(sums, grads[1:], needs[1:], strict=True):
             if needed:
                 total += part
-    return grad_x if c_out else grad_x.zero_(), *(s.to(weight.dtype) for s in sums)
+    return grad_x if c_out else grad_x.zero_(), sums[0].to(weight.dtype), sums[1].to(weight.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -73,6 +74,7 @@ FEW_ROWS = 128 * 64
 @lru_cache(maxsize=1024)
 def configs(places: int, d: int, f: int, few: bool, dtype: torch.dtype, precision: str) -> list[Config]:
     """Configurations for so many places a sample. ``few``: whether there are rows for few blocks."""
+    listed: Sequence[tuple[int, int, int, int, int]]
     if dtype == torch.float64:
         listed = FLOAT64
     elif dtype == torch.float32:

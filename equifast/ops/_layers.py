@@ -50,10 +50,10 @@ def _padding(
     if value == "valid":
         return (0, 0)
     if value == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        if stride != (1, 1) or any(t % 2 for t in total):
+        total_h, total_w = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if stride != (1, 1) or total_h % 2 or total_w % 2:
             raise ValueError("padding: 'same' needs stride 1 and an odd dilated kernel")
-        return tuple(t // 2 for t in total)
+        return total_h // 2, total_w // 2
     pair = _pair(value)
     if len(pair) != 2 or not all(isinstance(v, int) and v >= 0 for v in pair):
         raise ValueError(f"padding: expected 'same', 'valid', an int or a pair of them, got {value!r}")
@@ -78,6 +78,5 @@ def new_output(
 
 def new_gradients(x: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
     """Uninitialized gradients of x, weight and bias; (0,) for each that is not needed."""
-    shapes = (x.shape, weight.shape, weight.shape[:1])
-    like = (x, weight, weight)
-    return tuple(t.new_empty(s if n else (0,)) for t, s, n in zip(like, shapes, needs, strict=True))
+    shapes = [s if n else (0,) for s, n in zip((x.shape, weight.shape, weight.shape[:1]), needs, strict=True)]
+    return x.new_empty(shapes[0]), weight.new_empty(shapes[1]), weight.new_empty(shapes[2])

@@ -110,8 +110,10 @@ def configs(
         registers = 255 if dtype == torch.float64 else 128
     elif precision == "tf32" and n > 32 and _is_blackwell():
         registers = 255
-    tiles = [(_tile(m, *shape, one_image), *rest) for m, *rest in listed]
-    return [Config({**t, "BLOCK_N": n, "BLOCK_K": k}, warps, stages, registers) for t, n, k, warps, stages in tiles]
+    return [
+        Config({**_tile(m, *shape, one_image), "BLOCK_N": n, "BLOCK_K": k}, warps, stages, registers)
+        for m, n, k, warps, stages in listed
+    ]
 
 
 def _is_blackwell() -> bool:

@@ -105,10 +105,10 @@ class Kernel:
             with torch.cuda.device(device):
                 return self.launch(launch_key, tensors, problem, reals)
         key = launch_key, device.index, *[None if t is None else t.data_ptr() % 16 for t in tensors]
-        run, is_final = self._launches.get(key, UNKNOWN)
-        if not is_final and (run is None or _may_tune(device)):
-            run, is_final = self._launches[key] = self._prepare(problem(), tensors, reals, device)
-        run(tensors, reals)
+        prepared = self._launches.get(key)
+        if prepared is None or (not prepared[1] and _may_tune(device)):
+            prepared = self._launches[key] = self._prepare(problem(), tensors, reals, device)
+        prepared[0](tensors, reals)
 
     def _prepare(
         self, problem: Problem, tensors: Sequence[Tensor | None], reals: tuple[float, ...], device: torch.device
@@ -181,12 +181,9 @@ class Kernel:
             self._too_large[compiled.hash] = error
             raise
         names = self.function.arg_names[len(tensors) + len(problem.scalars) + len(reals) :]
-        scalars, constants = problem.scalars, [constants[name] for name in names]
-        return lambda tensors, reals: start(*tensors, *scalars, *reals, *constants)
+        scalars, values = problem.scalars, [constants[name] for name in names]
+        return lambda tensors, reals: start(*tensors, *scalars, *reals, *values)
 
-
-#: What is known of a launch key that was not met yet.
-UNKNOWN = None, False
 
 #: Every kernel by name.
 KERNELS: dict[str, Kernel] = {}

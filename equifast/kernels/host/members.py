@@ -7,8 +7,8 @@ The base images come a few at a time, so nothing as large as the orbit is ever i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from .tables import actions, bases
 MANY_CHANNELS = 16
 
 
-class MemberBatch(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class MemberBatch:
     """Members to treat in one launch, and the base rotations that they need.
 
     ``table`` is (count, 3) int32 on the device: element, exact code, and source. Source 0 is x, source k is base image
