@@ -347,6 +347,8 @@ def test_crop_ratio_is_a_share(theirs):
     direct(theirs, torch.tensor([0]), 4, input_crop_ratio=1.5)
     with pytest.raises(ValueError, match="input_crop_ratio: expected more than 0 and at most 1, got 1.5"):
         direct(ours, torch.tensor([0]), 4, input_crop_ratio=1.5)
+    with pytest.raises(ValueError, match="resize_shape: expected an int or .H, W., got None"):
+        direct(ours, torch.tensor([0]), 4, resize_shape=None)
 
 
 # Calls.

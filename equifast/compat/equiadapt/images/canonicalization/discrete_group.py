@@ -74,6 +74,8 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
         self.resize_shape: int | tuple[int, int] | None = (
             tuple(resize_shape) if isinstance(resize_shape, Sequence) else resize_shape
         )
+        if self.resize_shape is None and not self.grayscale:
+            raise ValueError("resize_shape: expected an int or (H, W), got None")
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"input_crop_ratio: expected more than 0 and at most 1, got {self.crop_ratio}")
         self.form: CanonicalForm | None = None
