@@ -33,7 +33,8 @@ if EMULATED and os.environ.get("EQUIFAST_BACKEND") != "reference":
 
 
 def _name() -> str:
-    if DEVICE.type != "cpu":
+    forced = os.environ.get("EQUIFAST_BACKEND")
+    if DEVICE.type != "cpu" or forced == "cuda" or (forced == "triton" and not backends.INTERPRETING):
         return "gpu"
     if EMULATED:
         return "emulation"

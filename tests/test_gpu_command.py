@@ -1,7 +1,9 @@
 """`make gpu` without a GPU: what its steps are, what it skips and resumes, and that it ends what takes too long."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -147,3 +149,13 @@ def test_an_environment_of_ones_own_does_not_choose_the_backend(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert not {"EQUIFAST_BACKEND", "TRITON_INTERPRET"} & set(gpu.environment({}))
     assert gpu.environment({"EQUIFAST_BACKEND": "cuda"})["EQUIFAST_BACKEND"] == "cuda"
+
+
+@pytest.mark.parametrize("backend", gpu.BOTH)
+def test_the_tests_of_a_gpu_are_collected_with_its_backend_named(backend):
+    """A backend that serves no CPU tensors is no error before a test asks for a GPU."""
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"EQUIFAST_BACKEND": backend}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
