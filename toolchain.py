@@ -10,28 +10,40 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections import namedtuple
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent
 
-#: Oldest versions that a build takes; pyproject.toml asks for the same ones.
-OLDEST = {"torch": (2, 10), "setuptools": (77,), "cmake": (3, 20), "ninja": (), "pybind11": (2, 13)}
+#: The packages that a build needs, by name, as pip spells them: 'cmake>=3.20'. pyproject.toml has the lists.
+LISTS = dict(re.findall(r"^(dependencies|requires) = (\[.+\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+REQUIREMENTS = {name: text for text, name in re.findall(r'"((\w+)[^"]*)"', LISTS["dependencies"] + LISTS["requires"])}
 
 #: GPUs that `_cuda` has machine code for, if nvcc knows them: that of the first GPU of a generation runs on all of it.
 #: PTX of the first serves whatever lies between, that of the last what is yet to come.
-GPUS = ((8, 0), (9, 0), (10, 0), (12, 0))
+GPUS = ("8.0", "9.0", "10.0", "12.0")
+
+#: The version has its suffix, which the metadata of the package lacks: 2.13.0+cu130.
+Torch = namedtuple("Torch", ("folder", "version", "cuda"))
 
 
 def version(text):
     """The leading numbers of a version: (2, 13, 0) of '2.13.0+cpu'."""
-    return tuple(map(int, re.match(r"[\d.]*\d|", text)[0].split("."))) if text[:1].isdigit() else ()
+    return tuple(map(int, re.findall(r"\d+", re.match(r"[\d.]*", text)[0])))
 
 
-def requirement(name):
-    """As pip spells it: 'cmake>=3.20'."""
-    return name + (">=" + ".".join(map(str, OLDEST[name])) if OLDEST[name] else "")
+def attempt(*command):
+    """The result of a command. One that can't be started has failed without output."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return subprocess.CompletedProcess(command, 127, "", "")
+
+
+def version_of(program):
+    """The version that a program prints of itself, or nothing."""
+    return next(iter(re.findall(r"(?:version|release) ([\d.]+)", attempt(program, "--version").stdout)), "")
 
 
 def tools(name):
@@ -40,31 +52,16 @@ def tools(name):
     return list(dict.fromkeys(filter(None, found)))
 
 
-def printed(*command):
-    """What a command prints, or nothing where it can't be run."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout
-    except OSError:
-        return ""
-
-
-@functools.cache
-def cmakes():
-    """Version of each CMake, by path. An old one on PATH must not hide a newer one beside this interpreter."""
-    return {path: printed(path, "--version").partition("cmake version ")[2].split("\n")[0] for path in tools("cmake")}
-
-
 def cmake():
-    """Path of the first CMake that is new enough, or None."""
-    return next((path for path, found in cmakes().items() if version(found) >= OLDEST["cmake"]), None)
+    """Path of the first CMake that is new enough, or None. An old one on PATH must not hide a newer one."""
+    return next((path for path in tools("cmake") if not package_problem("cmake", version_of(path))), None)
 
 
 def compiler():
-    """The C++ compiler as a command line, or None."""
-    if os.environ.get("CXX"):
-        command = shlex.split(os.environ["CXX"])
-        return command if shutil.which(command[0]) else None
-    return next(([path] for path in map(shutil.which, ("c++", "g++", "clang++")) if path), None)
+    """The C++ compiler as a command line, whose program is a path, or None."""
+    given = shlex.split(os.environ.get("CXX", ""))
+    paths = map(shutil.which, given[:1] or ("c++", "g++", "clang++"))
+    return next(([path, *given[1:]] for path in paths if path), None)
 
 
 @functools.cache
@@ -73,86 +70,81 @@ def compiles(*command, suffix=".cpp"):
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "probe" + suffix)
         source.write_text("#include <vector>\nint main() { return std::vector<int>().size(); }\n")
-        try:
-            run = [*command, "-std=c++20", str(source), "-o", str(Path(scratch, "probe"))]
-            return subprocess.run(run, capture_output=True).returncode == 0
-        except OSError:
-            return False
-
-
-class Torch(NamedTuple):
-    folder: Path
-    version: str  # with its suffix, which the metadata of the package lacks: 2.13.0+cu130
-    cuda: str | None
+        return attempt(*command, "-std=c++20", source, "-o", source.with_suffix("")).returncode == 0
 
 
 @functools.cache
 def torch():
     """The installed torch, or None. It isn't imported: a build needs its headers and libtorch_cpu, not its Python."""
+    # pip's build isolation hides the installed torch by PYTHONPATH and PYTHONNOUSERSITE, which -E ignores.
+    search = "from importlib.util import find_spec; print(getattr(find_spec('torch'), 'origin', ''), end='')"
     spec = importlib.util.find_spec("torch")
-    place = spec.origin if spec and spec.origin else printed(sys.executable, "-E", "-c", FIND_TORCH).strip()
-    if not place or not Path(place).with_name("version.py").exists():
+    folder = Path(spec and spec.origin or attempt(sys.executable, "-E", "-c", search).stdout).parent
+    if not (folder / "version.py").exists():
         return None
-    folder = Path(place).parent
     names = dict(re.findall(r"^(\w+)[^=\n]*= *['\"](.+)['\"]", (folder / "version.py").read_text(), re.MULTILINE))
     return Torch(folder, names["__version__"], names.get("cuda"))
 
 
-#: pip's build isolation hides the installed torch by PYTHONPATH and PYTHONNOUSERSITE, which -E ignores.
-FIND_TORCH = "from importlib.util import find_spec; print(getattr(find_spec('torch'), 'origin', ''))"
-
-
 def pure_reason():
     """Why the native libraries are left out though nothing is wrong, or None."""
-    if os.environ.get("EQUIFAST_NATIVE") == "0":
-        return "EQUIFAST_NATIVE=0"
-    if sys.platform == "win32":
-        return "no native build for Windows yet"
-    if not os.environ.get("CXX") and compiler() is None:
-        return "no C++ compiler (c++, g++ or clang++) on PATH"
-    return None
+    return (
+        (os.environ.get("EQUIFAST_NATIVE") == "0" and "EQUIFAST_NATIVE=0")
+        or (sys.platform == "win32" and "no native build for Windows yet")
+        or (not os.environ.get("CXX") and not compiler() and "no C++ compiler (c++, g++ or clang++) on PATH")
+        or None
+    )
 
 
 def package_problem(name, has):
     """What is wrong with a package of this version (None: there is none), or None."""
     if has is None:
         return f"{name} is not installed"
-    return f"{name} {has} is too old" if version(has) < OLDEST[name] else None
+    return f"{name} {has} is too old" if version(has) < version(REQUIREMENTS[name].partition(">=")[2]) else None
 
 
-def missing():
-    """The packages that a native build lacks: what is wrong with each, by name."""
-    found = {"torch": torch() and torch().version, "ninja": "" if tools("ninja") else None}
-    for name in ("setuptools", "pybind11"):
-        found[name] = metadata.version(name) if importlib.util.find_spec(name) else None
+def faults():
+    """What keeps this machine from building the libraries: all that is wrong, by package or `compiler`."""
+    pybind11 = metadata.version("pybind11") if importlib.util.find_spec("pybind11") else None
+    found = {"torch": torch() and torch().version, "ninja": "" if tools("ninja") else None, "pybind11": pybind11}
     wrong = {name: package_problem(name, has) for name, has in found.items()}
-    older = " and ".join(f"{path} is version {found or 'unknown'}" for path, found in cmakes().items())
+    older = " and ".join(f"{path} is version {version_of(path) or 'unknown'}" for path in tools("cmake"))
     wrong["cmake"] = None if cmake() else f"cmake is too old: {older}" if older else "cmake is not installed"
-    return {name: wrong[name] for name in OLDEST if wrong[name]}
-
-
-def compiler_problem():
-    """What is wrong with the C++ compiler, with advice, or None."""
     if compiler() is None:
-        return f"CXX={os.environ.get('CXX')} is not a program: unset CXX, or set it to a C++20 compiler"
-    if not compiles(*compiler()):
-        return f"{shlex.join(compiler())} can't build a C++20 program: set CXX to a newer compiler, such as g++-12"
-    return None
+        given = os.environ.get("CXX")
+        wrong["compiler"] = f"CXX={given} is not a program: unset CXX, or set it to a C++20 compiler"
+    elif not compiles(*compiler()):
+        advice = "set CXX to a newer compiler, such as g++-12"
+        wrong["compiler"] = f"{shlex.join(compiler())} can't build a C++20 program: {advice}"
+    return {name: text for name, text in wrong.items() if text}
 
 
 def problem():
     """Everything that keeps this machine from building the libraries, and how to mend it, or None."""
-    packages, compilers = missing(), compiler_problem()
-    if not packages and not compilers:
-        return None
-    lines = ["the native libraries can't be built:"]
-    lines += [f"  * {text}" for text in (*packages.values(), compilers) if text]
-    if packages:
-        # An installer that hides torch hides the build tools too, so then all of them are named.
-        needed = [shlex.quote(requirement(name)) for name in (OLDEST if "torch" in packages else packages)]
-        lines.append(f"To mend this: pip install {' '.join(needed)} && pip install --no-build-isolation .")
+    wrong = faults()
+    lines = ["the native libraries can't be built:", *(f"  * {text}" for text in wrong.values())]
+    # An installer that hides torch hides the build tools too, so then all of them are named.
+    if needed := [text for name, text in REQUIREMENTS.items() if name in wrong or "torch" in wrong]:
+        lines.append(f"To mend this: pip install {shlex.join(needed)} && pip install --no-build-isolation .")
     lines.append("To install without them: EQUIFAST_NATIVE=0 pip install . (the same results, several times slower)")
-    return "\n".join(lines)
+    return "\n".join(lines) if wrong else None
+
+
+def refusal(builds):
+    """Why setup.py can't run a command, or None. One that builds nothing, such as sdist, needs setuptools only."""
+    if not os.access(ROOT, os.W_OK):
+        return f"{ROOT} is read-only, and a build writes to it: copy it to a folder of yours and install that"
+    if text := package_problem("setuptools", metadata.version("setuptools")):
+        return f"{text}: pip install {shlex.quote(REQUIREMENTS['setuptools'])}"
+    if not builds:
+        return None
+    reason = pure_reason()
+    if reason is None and (text := problem()):
+        return text
+    for variable, blocker in {"EQUIFAST_REQUIRE_NATIVE": reason, "EQUIFAST_CUDA": reason or cuda_blocker()}.items():
+        if blocker and os.environ.get(variable, "") not in ("", "0", "auto"):
+            return f"{variable}={os.environ[variable]}, but what it asks for can't be built: {blocker}"
+    return None
 
 
 def nvcc():
@@ -162,60 +154,63 @@ def nvcc():
     return next(filter(None, map(shutil.which, places)), None)
 
 
-def nvcc_version():
-    found = re.search(r"release (\d+)\.(\d+)", printed(nvcc(), "--version"))
-    return tuple(map(int, found.groups())) if found else (0, 0)
-
-
 def host_compiler():
-    """What nvcc is told of ours: nothing of one with options, such as a cache's, which CUDAHOSTCXX may name."""
-    plain = len(compiler()) == 1 and not os.environ.get("CUDAHOSTCXX")
-    return [shutil.which(compiler()[0])] if plain else []
+    """Path of the compiler that nvcc calls: ours. None leaves the choice to nvcc or CUDAHOSTCXX, as options must."""
+    return compiler()[0] if len(compiler()) == 1 and not os.environ.get("CUDAHOSTCXX") else None
 
 
 def cuda_blocker():
-    """Why `_cuda` isn't built, or None."""
-    wanted = os.environ.get("EQUIFAST_CUDA") or "auto"
-    if wanted == "0":
-        return "EQUIFAST_CUDA=0"
-    if wanted not in ("1", "auto"):
-        return f"EQUIFAST_CUDA: expected 0, 1 or auto, got '{wanted}'"
-    if sys.platform != "linux":
-        return f"no CUDA kernels for {sys.platform}"
-    if not list(ROOT.glob("csrc/cuda/kernels/*.cu")):
-        return "this source tree has no csrc/cuda"
-    if torch().cuda is None and wanted != "1":
-        return f"torch {torch().version} has no CUDA"
-    if nvcc() is None:
-        return "no nvcc"
-    ours = "{}.{}".format(*nvcc_version())
-    if nvcc_version() < (12, 0):
-        return f"nvcc {ours} is older than 12.0, the first with C++20"
-    if torch().cuda is not None and ours.split(".")[0] != torch().cuda.split(".")[0]:
-        return f"nvcc {ours} isn't of the CUDA {torch().cuda} that torch {torch().version} was built with"
-    if not compiles(nvcc(), *(f"--compiler-bindir={path}" for path in host_compiler()), suffix=".cu"):
-        return f"nvcc {ours} can't build a C++20 program with its host compiler"
+    """Why `_cuda` isn't built, or None: the first of these reasons."""
+    wanted, (_, release, cuda) = os.environ.get("EQUIFAST_CUDA") or "auto", torch()
+    toolkit = version_of(nvcc() or "nvcc")
+    mismatch = f"nvcc {toolkit} isn't of the CUDA {cuda} that torch {release} was built with"
+    probe = [nvcc(), *([f"--compiler-bindir={host_compiler()}"] if host_compiler() else [])]
+    reason = (
+        (wanted == "0" and "EQUIFAST_CUDA=0")
+        or (wanted not in ("1", "auto") and f"EQUIFAST_CUDA: expected 0, 1 or auto, got '{wanted}'")
+        or (sys.platform != "linux" and f"no CUDA kernels for {sys.platform}")
+        or (not list(ROOT.glob("csrc/cuda/kernels/*.cu")) and "this source tree has no csrc/cuda")
+        or (wanted != "1" and not cuda and f"torch {release} has no CUDA")
+        or (not nvcc() and "no nvcc")
+        or (version(toolkit) < (12, 0) and f"nvcc {toolkit} is older than 12.0, the first with C++20")
+        or (cuda and version(cuda)[0] != version(toolkit)[0] and mismatch)
+        or (not compiles(*probe, suffix=".cu") and f"nvcc {toolkit} can't build a C++20 program with its host compiler")
+    )
     try:
-        archs()
+        return reason or (archs() and None)
     except ValueError as error:
         return str(error)
-    return None
 
 
 def archs():
     """What `_cuda` is built for, as CMake spells it: machine code alone is `80-real`, with PTX of it `80`."""
-    given = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
-    if not given.strip(" ,;"):
-        listed = {int(code) for code in re.findall(r"compute_(\d+)", printed(nvcc(), "--list-gpu-arch"))}
-        known = [(major, minor) for major, minor in GPUS if 10 * major + minor in listed]
-        return [f"{10 * a + b}{'' if (a, b) in (known[0], known[-1]) else '-real'}" for a, b in known]
-    chosen = []
-    for name in re.split(r"[\s,;]+", given.strip(" ,;")):
-        parts = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", name)
-        if parts is None:
-            raise ValueError(f"TORCH_CUDA_ARCH_LIST: expected names such as 8.0, 9.0a or 12.0+PTX, got '{name}'")
-        if int(parts[1]) >= GPUS[0][0]:  # older ones lack the instructions, but other packages may serve them
-            chosen.append(f"{parts[1]}{parts[2]}{parts[3]}{'' if parts[4] else '-real'}")
+    names = re.sub("[,;]", " ", os.environ.get("TORCH_CUDA_ARCH_LIST", "")).split()
+    if not names:
+        listed = re.findall(r"compute_(\d+)", attempt(nvcc(), "--list-gpu-arch").stdout)
+        known = [name for name in GPUS if name.replace(".", "") in listed]
+        names = [name + "+PTX" * (name in (known[0], known[-1])) for name in known]
+    parts = [re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name) for name in names]
+    if None in parts:
+        wrong = names[parts.index(None)]
+        raise ValueError(f"TORCH_CUDA_ARCH_LIST: expected names such as 8.0, 9.0a or 12.0+PTX, got '{wrong}'")
+    # Older ones lack the instructions, but other packages may serve them.
+    chosen = [f"{part[1]}{part[2]}{'' if part[3] else '-real'}" for part in parts if int(part[1]) >= 8]
     if not chosen:
-        raise ValueError(f"TORCH_CUDA_ARCH_LIST: expected 8.0 or newer among them, got '{given}'")
+        raise ValueError(f"TORCH_CUDA_ARCH_LIST: expected 8.0 or newer among them, got '{' '.join(names)}'")
     return list(dict.fromkeys(chosen))
+
+
+def configuration():
+    """The variables of CMake that decide what the compilers make, and what _build.json says of it."""
+    settings = {
+        "CMAKE_CXX_COMPILER": ";".join(compiler()),
+        "CMAKE_CXX_FLAGS": os.environ.get("CXXFLAGS", ""),
+        "EQUIFAST_TORCH_CUDA": torch().cuda or "none",
+        "EQUIFAST_TORCH_DIR": str(torch().folder),
+        "EQUIFAST_TORCH_VERSION": torch().version,
+        "Python_EXECUTABLE": sys.executable,
+    }
+    if cuda_blocker() is None:
+        settings |= {"CMAKE_CUDA_COMPILER": nvcc(), "CMAKE_CUDA_ARCHITECTURES": ";".join(archs())}
+        settings |= {"CMAKE_CUDA_HOST_COMPILER": host_compiler()} if host_compiler() else {}
+    return settings

@@ -11,8 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from equifast.backends import native
+from equifast.schemas import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -98,34 +100,20 @@ def test_native_wheel_contents(native_wheel):
 
 @needs_native
 def test_native_wheel_works_elsewhere(native_wheel):
-    _, _, target = native_wheel
-    code = """
+    code = f"""
 from equifast import backends
 from equifast.backends import native
 assert native.cpu_error() is None, native.cpu_error()
 assert native.cuda_error() == "_cuda.so was not built: EQUIFAST_CUDA=0", native.cuda_error()
 assert native.build_info()["isas"] == native.helper().isas_built()
 assert backends.choose("cpu") == "cpu"
-"""
-    for isa in native.helper().supported_isas():
-        result = python(COMPUTE + code, target, EQUIFAST_CPU_CAPABILITY=isa)
-        assert result.returncode == 0, result.output
-
-
-@needs_native
-def test_every_schema_is_registered(native_wheel):
-    _, _, target = native_wheel
-    lines = (ROOT / "equifast/ops/schemas.txt").read_text().splitlines()
-    names = [line.split("(")[0].strip() for line in lines if line.strip() and not line.strip().startswith("#")]
-    code = f"""
-import torch
-from equifast.backends import native
-assert native.load_cpu()
-missing = [name for name in {names!r} if not hasattr(torch.ops.equifast, name)]
+missing = [name for name in {list(SCHEMAS)!r} if not hasattr(torch.ops.equifast, name)]
 assert not missing, missing
 """
-    result = python(code, target)
-    assert names and result.returncode == 0, result.output
+    assert SCHEMAS
+    for isa in native.helper().supported_isas():
+        result = python(COMPUTE + code, native_wheel[2], EQUIFAST_CPU_CAPABILITY=isa)
+        assert result.returncode == 0, result.output
 
 
 @needs_native
@@ -181,7 +169,7 @@ def test_pure_wheel_computes(pure_wheel):
     assert contents(wheel) == source_files()
     assert "equifast: pure-Python build without native libraries: EQUIFAST_NATIVE=0" in output
     result = python(COMPUTE, target)
-    assert result.returncode == 0, result.output
+    assert result.returncode == 0 and "RuntimeWarning" not in result.stderr, result.output  # it was asked for
 
 
 def test_the_description_on_an_index_has_no_relative_links(pure_wheel):
@@ -209,7 +197,7 @@ except RuntimeError as error:
     assert "EQUIFAST_BACKEND=cpu can't run cpu tensors: _cpu.so was not built: EQUIFAST_NATIVE=0" in result.stdout
 
 
-def test_without_a_compiler_the_wheel_is_pure_and_its_import_warns_once(tmp_path, pure_wheel):
+def test_without_a_compiler_the_wheel_is_pure_and_its_import_warns_once(tmp_path):
     (tmp_path / "empty").mkdir()
     wheel, output, target = build(tmp_path, PATH=str(tmp_path / "empty"))
     reason = "no C++ compiler (c++, g++ or clang++) on PATH"
@@ -218,8 +206,8 @@ def test_without_a_compiler_the_wheel_is_pure_and_its_import_warns_once(tmp_path
     used = python(COMPUTE, target)
     assert used.returncode == 0 and used.stderr.count("RuntimeWarning: equifast in") == 1, used.output
     assert f"_cpu.so was not built: {reason}" in used.stderr
-    for quiet in (python(COMPUTE, target, EQUIFAST_BACKEND="reference"), python(COMPUTE, pure_wheel[2])):
-        assert quiet.returncode == 0 and "RuntimeWarning" not in quiet.stderr
+    quiet = python(COMPUTE, target, EQUIFAST_BACKEND="reference")
+    assert quiet.returncode == 0 and "RuntimeWarning" not in quiet.stderr, quiet.output
 
 
 @pytest.mark.parametrize("command", ["dist_info", "bdist_wheel", "editable_wheel"])
@@ -239,21 +227,33 @@ def test_native_libraries_can_be_required(variable):
 @pytest.fixture
 def small_tree(tmp_path):
     """The build of this tree, and next to nothing to be built."""
-    for name in ("setup.py", "toolchain.py", "CMakeLists.txt", "pyproject.toml", "LICENSE", "README.md"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in (
-        "equifast/__init__.py",
-        "equifast/ops/schemas.txt",
-        "csrc/cpu/runtime/isa.h",
-        "csrc/geometry.h",
-        "csrc/helper.cpp",
-    ):
+    files = ("setup.py", "toolchain.py", "CMakeLists.txt", "pyproject.toml", "LICENSE", "README.md")
+    for name in (*files, "equifast/__init__.py", "equifast/ops/schemas.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("csrc/common/empty.cpp", "csrc/cpu/library.cpp", "csrc/cpu/kernels/empty.cpp"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("")
+    for name in ("common/empty.cpp", "cpu/library.cpp", "cpu/kernels/empty.cpp", "helper.cpp"):
+        (tmp_path / "csrc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "csrc" / name).touch()
     return tmp_path
+
+
+@needs_native
+def test_a_build_replaces_what_is_there_and_tells_with_what(small_tree):
+    package, flags = small_tree / "equifast", """-DNOTE='"a\\b"'"""
+    for name in ("_cpu.so", "_cuda.so", "_build.json"):
+        (package / name).write_text("old")
+    loaded = (package / "_cpu.so").open()
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    built = run(command, cwd=small_tree, CXXFLAGS=flags, MAX_JOBS="1", EQUIFAST_CUDA="0")
+    assert built.returncode == 0, built.output
+    assert loaded.read() == "old"  # a process that has loaded the library keeps it
+    assert {path.name.split(".")[0] for path in package.glob("_*.so")} == {"_cpu", "_helper"}
+    facts = json.loads((package / "_build.json").read_text())
+    assert facts["cxxflags"] == flags and facts["libraries"] == ["_cpu", "_helper"]
+    assert facts["native"] is True and facts["cuda"] == {"reason": "EQUIFAST_CUDA=0"}
+    assert facts.keys() == native.build_info().keys()
+    assert facts["torch"] == torch.__version__ and f"torch {torch.__version__} in " in built.output
+    assert "MAX_JOBS 1" in built.output
 
 
 @needs_native
