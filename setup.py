@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -48,11 +47,9 @@ def cmake(*arguments):
 
 
 def build():
-    """Builds the libraries, and returns CMake's folder with them.
-
-    Each configuration has a folder of its own, outside setuptools' temporary ones: editable installs and wheels share
-    their object files, and a change of compiler or of torch never meets a stale cache.
-    """
+    """Builds the libraries, and returns CMake's folder with them."""
+    # Each configuration has a folder of its own, outside setuptools' temporary ones: editable installs and wheels share
+    # their object files, and a change of compiler or of torch never meets a stale cache.
     settings = toolchain.configuration()
     commands = [value.split(";") for name, value in settings.items() if name.endswith("_COMPILER")]
     versions = [toolchain.attempt(*command, "--version").stdout for command in commands]
@@ -62,8 +59,7 @@ def build():
     settings["CMAKE_MAKE_PROGRAM"] = toolchain.tools("ninja")[0]
     settings["EQUIFAST_CUDA_BLOCKER"] = toolchain.cuda_blocker() or ""
     jobs = os.environ.get("MAX_JOBS")
-    place, by = tree.relative_to(ROOT), shlex.join(toolchain.compiler())
-    print(f"equifast: native build in {place}, by {by}, MAX_JOBS {jobs or 'not set'}", flush=True)
+    print(f"equifast: native build in {tree.relative_to(ROOT)}, MAX_JOBS {jobs or 'not set'}", flush=True)
     cmake("-S", ROOT, "-B", tree, "-G", "Ninja", *(f"-D{name}={value}" for name, value in settings.items()))
     cmake("--build", tree, *(["--parallel", jobs] if jobs else []))
     return tree
