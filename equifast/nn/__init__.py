@@ -1,4 +1,4 @@
-"""Modules: the canonicalizer, networks made for it, and any network on an orbit."""
+"""Modules: the canonicalizer, networks made for it, and a wrapper that runs any network on an orbit."""
 
 from .canonicalizer import Canonicalizer
 from .conv_network import ConvNetwork

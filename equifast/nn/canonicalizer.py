@@ -21,23 +21,23 @@ class Canonicalizer(nn.Module):
     """`equifast.canonicalize` with its network and reference vector: ``forward(x)`` takes (B, C, H, W), returns a
     `CanonicalForm`.
 
-    Holds no other state: the same module may run many batches at once. ``state_dict`` has ``reference`` and
+    The module has no state besides these, so it may run many batches at once. ``state_dict`` has ``reference`` and
     ``network.*`` (and ``preprocess.*`` and ``score.*`` if those are modules).
 
     Args:
         network: (N, C, h, w) → (N, d); a module, or any callable.
         group: such as ``"C4"``.
-        vector_size: d. By default that of ``reference``, or of the network's ``out_vector_size``, or else of the first
-            vectors: until then the reference is uninitialized, as in torch's lazy modules.
-        reference: (d,) to start from; by default drawn from a normal distribution.
-        learn_reference: whether it is a parameter, or a buffer.
-        crop, resize: what the network sees of the images, as `CropResize` has it: a share of each side, and a size.
-        beta, similarity, preprocess, estimator, padding_mode, score: as `canonicalize` has them. With ``score`` there
-            is no reference. In eval mode "gumbel" takes the arg max. ``preprocess`` stands in place of ``crop`` and
+        vector_size: d. By default the length of ``reference``, else the network's ``out_vector_size``, else the length
+            of the first vectors; until these are there, the reference is uninitialized, as in torch's lazy modules.
+        reference: the initial vector (d,); by default it is drawn from a normal distribution.
+        learn_reference: whether the reference is a parameter; otherwise it is a buffer.
+        crop, resize: a centre crop and a resize of the images before the network, as in `CropResize`.
+        beta, similarity, preprocess, estimator, padding_mode, score: as in `canonicalize`. With ``score`` there is no
+            reference. In eval mode "gumbel" takes the arg max. ``preprocess`` takes the place of ``crop`` and
             ``resize``, and has to commute with the group; `equifast.check_preprocess` tells whether it does.
 
     Raises:
-        ValueError: for an option that is unknown or can't be.
+        ValueError: for an option that is unknown, or that contradicts another one.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Canonicalizer(nn.Module):
             self.register_buffer("reference", vector)
 
     def forward(self, x: Tensor) -> CanonicalForm:
-        decided = self.estimator == "gumbel" and not self.training
+        takes_arg_max = self.estimator == "gumbel" and not self.training
         return canonicalize(
             x,
             self.network,
@@ -90,7 +90,7 @@ class Canonicalizer(nn.Module):
             beta=self.beta,
             similarity=self.similarity,
             preprocess=self.preprocess,
-            estimator="straight_through" if decided else self.estimator,
+            estimator="straight_through" if takes_arg_max else self.estimator,
             padding_mode=self.padding_mode,
             score=self.score,
         )
@@ -101,7 +101,7 @@ class Canonicalizer(nn.Module):
             f"padding_mode={self.padding_mode}"
         )
 
-    # As torch's lazy modules do it: an uninitialized tensor is saved as it is, and takes its size from what is loaded.
+    # As in torch's lazy modules: an uninitialized tensor is saved as such, and takes its size from the one it loads.
     _save_to_state_dict = LazyModuleMixin._save_to_state_dict
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
@@ -113,7 +113,7 @@ class Canonicalizer(nn.Module):
 
 
 def _reference(network: Callable, given: Tensor | None, size: int | None, learn: bool) -> Tensor:
-    """The reference vector to start from, a parameter or a buffer."""
+    """The initial reference vector: a parameter if ``learn``, else a tensor for a buffer."""
     if given is not None:
         if given.dim() != 1 or not given.is_floating_point() or size not in (None, given.shape[0]):
             expected = "(d,)" if size is None else f"({size},)"

@@ -1,4 +1,4 @@
-"""A centre crop and a resize that commute with turns: what a scoring network sees of large images."""
+"""A centre crop and a resize that commute with turns and flips, to show a scoring network less of large images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class CropResize(nn.Module):
     """A centre crop, then an antialiased bilinear resize: (B, C, H, W) → (B, C, h, w).
 
     The crop commutes exactly with every turn and flip of the image, the resize up to rounding, as a `preprocess` has
-    to. The crop shares the centre of the image: a side of it is one pixel longer where its length would be odd and that
-    of the image even, or the other way round.
+    to. For that the crop has the same centre as the image: its sides are even where those of the image are even, and
+    odd where those are odd. Where the share gives another length, the side is made one pixel longer.
 
     Equivalent to: ``F.interpolate(x[:, :, top:-top, left:-left], resize, mode="bilinear", antialias=True)``.
 
     Args:
-        crop: share of each side to keep, 0 < crop ≤ 1; or "square" for the largest square; None keeps all.
-        resize: h = w, or (h, w); None keeps the size.
+        crop: share of each side to keep, 0 < crop ≤ 1; or "square" for the largest square; or None to keep all.
+        resize: one length for both sides, or (h, w); or None to keep the size.
 
     Raises:
-        ValueError: for a share or a size that can't be.
+        ValueError: for a share or a size that is out of range.
     """
 
     def __init__(self, crop: float | str | None = None, resize: int | tuple[int, int] | None = None) -> None:
@@ -44,10 +44,10 @@ class CropResize(nn.Module):
             height, width = x.shape[2:]
             kept = (min(height, width),) * 2 if isinstance(self.crop, str) else (height * self.crop, width * self.crop)
             top, left = _margin(height, kept[0]), _margin(width, kept[1])
-            x = x[:, :, top : x.shape[2] - top, left : x.shape[3] - left]
+            x = x[:, :, top : height - top, left : width - left]
         if self.resize is None or tuple(x.shape[2:]) == self.resize:
             return x
-        # On a CPU, PyTorch has no antialiasing in narrow types.
+        # On CPUs PyTorch has no antialiasing in float16 and bfloat16.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.interpolate(wide, self.resize, mode="bilinear", antialias=True).to(x.dtype)
 
@@ -56,5 +56,5 @@ class CropResize(nn.Module):
 
 
 def _margin(size: int, kept: float) -> int:
-    """Pixels to cut off at either end of a side, so that at least ``kept`` of them stay."""
+    """How many pixels to cut off at each end of a side, so that at least ``kept`` of them stay."""
     return (size - math.ceil(kept - 1e-6)) // 2

@@ -1,4 +1,4 @@
-"""Folding of normalization and activation into the convolution before them, where nothing is to be differentiated."""
+"""Folding of normalization and activation into the convolution before them, where no gradient is needed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FoldableNorm(Protocol):
     bias: Tensor
 
 
-#: The kernels' name of each activation module, but for GELU, of which they know one of two kinds.
+#: What kernels call each activation module. `activation_name` adds GELU, of whose two kinds they know one.
 NAMES = {type(None): "none", nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
 
 
@@ -43,14 +43,14 @@ def needs_grad(module: nn.Module, x: Tensor) -> bool:
 
 
 def activation_name(module: nn.Module | None) -> str | None:
-    """The kernels' name of an activation module: "none" if there is no module, None if kernels don't know it."""
+    """What kernels call an activation module: "none" if there is no module, None if they don't know the activation."""
     if type(module) is nn.GELU:
         return "gelu" if module.approximate == "none" else None
     return NAMES.get(type(module))
 
 
 def is_foldable(norm: nn.Module | None) -> TypeGuard[FoldableNorm | None]:
-    """Whether `folded` can fold ``norm`` as it is. It can if there is none."""
+    """Whether `folded` can fold ``norm`` in its present mode. Without a normalization it can."""
     if norm is None:
         return True
     known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and norm.running_mean is not None
@@ -60,8 +60,8 @@ def is_foldable(norm: nn.Module | None) -> TypeGuard[FoldableNorm | None]:
 def folded(conv: Convolution, norm: FoldableNorm | None) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a convolution into which the batch normalization after it is folded.
 
-    ``F.conv2d(x, *folded(conv, norm))`` equals ``norm(conv(x))`` in eval mode. Types are the convolution's; the
-    arithmetic is in float32 or better.
+    ``F.conv2d(x, *folded(conv, norm))`` equals ``norm(conv(x))`` in eval mode. The results have the dtype of the
+    convolution, and are computed in float32 or float64.
     """
     if norm is None:
         return conv.weight, conv.bias
@@ -99,7 +99,7 @@ def run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
 def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation: str) -> Tensor:
     weight, bias = folded(layer, norm)
     if isinstance(x, LazyOrbit):
-        # In one pass: 13 % less time for `ConvNetwork` (64×3×96×96), while its output is in cache.
+        # The activation while the output is in cache: 13 % less time for `ConvNetwork` (64×3×96×96).
         y = x.convolved(weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups, activation)
         if y is not None:
             return y
@@ -108,6 +108,6 @@ def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether more is attached to a module than its forward, which calling its kernel directly would leave out."""
+    """Whether a module has hooks. To call its kernel directly would leave them out."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, kind) for kind in kinds)

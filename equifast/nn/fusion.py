@@ -15,8 +15,8 @@ from ..orbit_vectors import makes_orbit
 class FusedNetwork(nn.Module):
     """``network(orbit(x))`` as a module, whose first convolution makes the orbit: (B, C, H, W) → rows e·B + b.
 
-    Its only child is ``network``, unmodified, and may be edited or replaced at any time. A network that reads the orbit
-    in another way gets it, and gives the same results as without fusing.
+    The only child is ``network``, which is not modified and may be edited or replaced at any time. If something other
+    than a convolution reads the orbit, the whole orbit is made, and the results are the same.
     """
 
     def __init__(self, network: Callable[[Tensor], Any], group: Group | str, padding_mode: str = "border") -> None:
@@ -40,8 +40,8 @@ def fuse_first_layer(
 ) -> FusedNetwork:
     """A module that equals ``network(orbit(x, group))`` but makes the orbit within the network's first convolution.
 
-    `equifast.canonicalize` and `nn.Canonicalizer` do this with every network they are given; this is for networks on
-    orbits elsewhere.
+    `equifast.canonicalize` and `nn.Canonicalizer` do this with every network that they are given. This function is for
+    networks that run on orbits elsewhere.
 
     Equivalent to: ``lambda x: network(equifast.orbit(x, group, padding_mode=padding_mode))``.
 

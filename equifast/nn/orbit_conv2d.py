@@ -28,18 +28,18 @@ class OrbitConv2d(nn.Module):
     """``activation(norm(conv(orbit(x))))`` without the orbit: (B, C, H, W) → (E·B, C_out, H', W'), element-major.
 
     Equals ``F.conv2d(equifast.orbit(x, group), weight, bias, …)``, then ``norm`` and ``activation`` if given. In eval
-    mode, where nothing is to be differentiated, the normalization is folded into the weight, and the activation (ReLU,
-    exact GELU, SiLU) applied while the output is still in cache.
+    mode, if no gradient is needed, the normalization is folded into the weight, and the activation (ReLU, exact GELU,
+    SiLU) is applied while the output is still in cache.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as `torch.nn.Conv2d` has them.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as in `torch.nn.Conv2d`.
         group: such as ``"C4"``.
-        norm: a module on (N, C_out, H', W'), or None.
-        activation: a module after it, or None.
-        padding_mode: of the orbit ("border" or "zeros"); the convolution itself pads with zeros.
+        norm: a module for (N, C_out, H', W'), or None.
+        activation: a module that runs after ``norm``, or None.
+        padding_mode: "border" or "zeros", of the orbit; the convolution itself pads with zeros.
 
     Raises:
-        ValueError: for a group or padding_mode there is none of.
+        ValueError: for an unknown group or padding_mode.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class OrbitConv2d(nn.Module):
         activation: nn.Module | None = None,
         padding_mode: str = "border",
     ) -> OrbitConv2d:
-        """The same convolution on the orbit, sharing ``conv``'s parameters whatever later becomes of them.
+        """The same convolution on the orbit. It shares the parameters of ``conv``, also those that replace them later.
 
         Raises:
             ValueError: unless ``conv`` is a plain `torch.nn.Conv2d` with zero padding and ``groups=1``.
@@ -96,7 +96,7 @@ class OrbitConv2d(nn.Module):
         padding_mode: str,
     ) -> None:
         checks.padding_mode(padding_mode)
-        # The very dict: a parameter that is replaced (moved, loaded, sharded) is replaced in both.
+        # Both modules have the same dict, so a parameter that is replaced (moved, loaded, sharded) is replaced in both.
         self._parameters = conv._parameters
         self.weight: Tensor
         self.bias: Tensor | None
@@ -108,8 +108,8 @@ class OrbitConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         name = activation_name(self.activation)
-        observed = self.activation is not None and has_hooks(self.activation)
-        if name is not None and is_foldable(self.norm) and not observed and not needs_grad(self, x):
+        is_hooked = self.activation is not None and has_hooks(self.activation)
+        if name is not None and is_foldable(self.norm) and not is_hooked and not needs_grad(self, x):
             return self._convolve(x, *folded(self, self.norm), name)
         y = self._convolve(x, self.weight, self.bias, "none")
         for layer in (self.norm, self.activation):

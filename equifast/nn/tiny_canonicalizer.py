@@ -1,4 +1,4 @@
-"""The smallest canonicalizer: one convolution of the orbit, pooled."""
+"""The smallest canonicalizer: its network is one convolution of the orbit, and the mean over the pixels."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from .orbit_conv2d import Size, sizes_of
 
 
 class PooledOrbitConv2d(nn.Module):
-    """Features of every orbit member, `equifast.ops.orbit_conv2d_pool`: (B, C, H, W) → (E·B, out_channels).
+    """`equifast.ops.orbit_conv2d_pool` as a module: (B, C, H, W) → (E·B, out_channels), features of each orbit member.
 
-    A network for `canonicalize` that makes the orbit itself: the mean over pixels of an activated convolution of each
-    member. Neither the orbit nor the convolution's output is in memory, forward or backward.
+    It convolves every member, applies the activation, and takes the mean over the pixels. It is a network for
+    `canonicalize` that makes the orbit itself. Neither the orbit nor the output of the convolution is in memory as a
+    whole, forward or backward.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as `torch.nn.Conv2d` has them.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as in `torch.nn.Conv2d`.
         group: such as ``"C4"``.
         activation: "none", "relu", "gelu" or "silu".
-        padding_mode: of the orbit ("border" or "zeros"); the convolution itself pads with zeros.
+        padding_mode: "border" or "zeros", of the orbit; the convolution itself pads with zeros.
 
     Raises:
-        ValueError: for a group, an activation or a padding_mode there is none of.
+        ValueError: for an unknown group, activation or padding_mode.
     """
 
     def __init__(
@@ -82,10 +83,11 @@ class PooledOrbitConv2d(nn.Module):
 class TinyCanonicalizer(Canonicalizer):
     """A `Canonicalizer` whose network is one layer: orbit, convolution, activation, mean over pixels.
 
-    Its vectors are compared with the reference as ever: on a GPU, all from x to the chosen element runs in two
-    launches (`orbit_conv2d_pool`, `orbit_scores`; a few more for images that are few, or groups that interpolate), with
-    only (E·B, channels) in memory between. ``forward(x)`` takes (B, C, H, W) and returns a `CanonicalForm`;
-    ``state_dict`` has ``reference``, ``network.weight`` and ``network.bias``.
+    The vectors are compared with the reference as in every `Canonicalizer`. On a GPU two launches lead from x to the
+    chosen element, one of `orbit_conv2d_pool` and one of `orbit_scores`, and only the vectors (E·B, channels) are in
+    memory between them. Small batches, and groups that interpolate, take a few launches more. ``forward(x)`` takes
+    (B, C, H, W) and returns a `CanonicalForm`; ``state_dict`` has ``reference``, ``network.weight`` and
+    ``network.bias``.
 
     Equivalent to::
 
@@ -95,13 +97,13 @@ class TinyCanonicalizer(Canonicalizer):
     Args:
         in_channels: C of x, after ``preprocess``.
         group: such as ``"C4"``.
-        channels: of the convolution, and d.
-        kernel_size, stride, padding, dilation, bias: of the convolution, as `torch.nn.Conv2d` has them.
+        channels: output channels of the convolution, which are the length d of the vectors.
+        kernel_size, stride, padding, dilation, bias: of the convolution, as in `torch.nn.Conv2d`.
         activation: "none", "relu", "gelu" or "silu".
-        reference: (channels,) to start from; by default drawn from a normal distribution.
-        learn_reference: whether it is a parameter, or a buffer.
-        beta, similarity, preprocess, estimator, padding_mode: as `canonicalize` has them. In eval mode "gumbel" takes
-            the arg max.
+        reference: the initial vector (channels,); by default it is drawn from a normal distribution.
+        learn_reference: whether the reference is a parameter; otherwise it is a buffer.
+        beta, similarity, preprocess, estimator, padding_mode: as in `canonicalize`. In eval mode "gumbel" takes the arg
+            max.
 
     Raises:
         ValueError: for an unknown option, or a reference of another size.

@@ -6,8 +6,8 @@ Two coordinate conventions, both x right and y down, both turning about the cent
 * boxes name edges, as COCO and torchvision have them: (x1, y1, x2, y2) with 0 ≤ x ≤ W, so the centre is (W/2, H/2),
   and the box of the pixels i … k is (i, k + 1).
 
-So wherever the action permutes pixels, the box of a moved mask is the moved box of the mask, exactly. Nothing is
-changed in place, and nothing is clipped: at 45° a corner may leave the image. ``inverse=True`` acts with g⁻¹, as
+So wherever the action permutes pixels, the box of a moved mask is the moved box of the mask, exactly. No argument is
+changed in place, and no coordinate is clipped: at 45° a corner may leave the image. ``inverse=True`` acts with g⁻¹, as
 `equifast.act` does: that is how targets follow an image into its canonical form.
 
 Targets come as one tensor for the batch or as a list with one tensor for each image. The entries of a list are checked

@@ -15,7 +15,7 @@ from ._entries import Check, Targets, check_targets, is_tv_tensor, like, plain
 
 
 class Motion(NamedTuple):
-    """Where the coordinates of B images go, in the type that they are computed in."""
+    """How the coordinates of B images move: p goes to ``M·p + shift``. In the type that coordinates are computed in."""
 
     matrix: Tensor  # (B, 1, 2, 2)
     shift: Tensor  # (B, 1, 2)
@@ -26,10 +26,14 @@ class Motion(NamedTuple):
 
 
 def motion(group: Group, element: Tensor, size: tuple[int, int], *, pixel: int, inverse: bool, like: Tensor) -> Motion:
-    """The motion of g, or g⁻¹ if ``inverse``, about the centre of pixels (``pixel=1``) or of edges (0)."""
+    """The motion of g, or of g⁻¹ if ``inverse``, about the centre of the image, for the ids ``element`` (B,).
+
+    The centre is ((W − 1)/2, (H − 1)/2) if coordinates name pixels (``pixel=1``), and (W/2, H/2) if they name the edges
+    between pixels (``pixel=0``).
+    """
     height, width = size
     acting = (group.inverse(e) if inverse else e for e in range(group.order))
-    # On the CPU, since some devices have no float64. In it the shift of an exact element is exact.
+    # Made on the CPU, since some devices have no float64. In float64 the shift of an exact element is exact.
     matrix = torch.tensor([group.matrix(g) for g in acting], dtype=torch.float64).unflatten(1, (2, 2))
     centre = matrix.new_tensor(((width - pixel) / 2, (height - pixel) / 2))
     shift = centre - (matrix * centre).sum(-1)
@@ -48,7 +52,7 @@ def products(matrix: Tensor, points: Tensor) -> Tensor:
 
 
 def check_numbers(name: str, values: Tensor, size: tuple[int, int]) -> None:
-    """Whether coordinates can be computed with, and whether a tv_tensor was made for images of this size."""
+    """Check that the dtype of coordinates can be computed in, and that a tv_tensor is for images of this size."""
     if values.is_floating_point() or values.is_complex():
         checks.floating(name, values)
     canvas = getattr(values, "canvas_size", None) if is_tv_tensor(values) else None
@@ -62,31 +66,33 @@ def move_coordinates(
     element: Tensor,
     check: Check,
     move: Callable[[Tensor, Tensor, str], Tensor],
-    kind: Callable[[Tensor], str] = lambda entry: "",
+    format_of: Callable[[Tensor], str] = lambda entry: "",
 ) -> Targets:
-    """Check the targets, and move a batch at once, or the entries of a list that share a dtype and a kind.
+    """Check the targets and move them: a batch in one call of ``move``, a list in one call for all similar entries.
 
-    ``move`` takes coordinates (B, N, k) in the type they are computed in, the ids (B,) and the kind of the entries.
+    Entries are similar if they have the same dtype and the same format. ``move`` takes coordinates (B, N, k) in the
+    type that they are computed in, the ids (B,) of their images, and their format.
     """
     check_targets(name, targets, element, check)
     if isinstance(targets, Tensor):
-        return like(targets, _computed(plain(targets).flatten(1, -2), element, kind(targets), move, targets.shape))
-    alike: dict[tuple[torch.dtype, str], list[int]] = {}
+        values = plain(targets).flatten(1, -2)
+        return like(targets, _rounded(values, element, format_of(targets), move).reshape(targets.shape))
+    similar: dict[tuple[torch.dtype, str], list[int]] = {}
     for i, entry in enumerate(targets):
-        alike.setdefault((entry.dtype, kind(entry)), []).append(i)
+        similar.setdefault((entry.dtype, format_of(entry)), []).append(i)
     moved = list(targets)
-    for (_, shared), images in alike.items():
+    for (_, entry_format), images in similar.items():
         rows = [plain(targets[i]).flatten(0, -2) for i in images]
-        counts = [one.shape[0] for one in rows]
-        owner = torch.tensor(images).repeat_interleave(torch.tensor(counts), output_size=sum(counts))
-        together = torch.cat(rows)[:, None]
-        computed = _computed(together, element[owner.to(element.device)], shared, move, (-1, together.shape[-1]))
-        for i, one in zip(images, computed.split(counts), strict=True):
-            moved[i] = like(targets[i], one.reshape(targets[i].shape))
+        counts = [values.shape[0] for values in rows]
+        image = torch.tensor(images).repeat_interleave(torch.tensor(counts), output_size=sum(counts))  # of each row
+        ids = element[image.to(element.device)]
+        moved_rows = _rounded(torch.cat(rows)[:, None], ids, entry_format, move).flatten(0, 1)
+        for i, values in zip(images, moved_rows.split(counts), strict=True):
+            moved[i] = like(targets[i], values.reshape(targets[i].shape))
     return moved
 
 
-def _computed(values: Tensor, element: Tensor, kind: str, move: Callable, shape: tuple[int, ...]) -> Tensor:
-    """Values (B, N, k) moved in float32 or float64 and rounded once to their own dtype; integers become float32."""
+def _rounded(values: Tensor, element: Tensor, entry_format: str, move: Callable) -> Tensor:
+    """Values (B, N, k), moved in float32 or float64 and rounded once to their own dtype; integers become float32."""
     dtype = values.dtype if values.is_floating_point() else torch.float32
-    return move(values.to(accumulate_dtype(dtype)), element, kind).to(dtype).reshape(shape)
+    return move(values.to(accumulate_dtype(dtype)), element, entry_format).to(dtype)

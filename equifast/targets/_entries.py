@@ -14,12 +14,13 @@ from ..groups import Group, as_group
 #: One tensor for the batch, or a list with one tensor for each image. The moved targets come in the same form.
 Targets = TypeVar("Targets", Tensor, Sequence[Tensor])
 
-#: Checks one tensor, given the name for its errors, the tensor and its number of images; None for a list's entry.
+#: A check of one tensor. It takes the name of the tensor for error texts, the tensor itself, and the number of images
+#: in it: B for a batch, and None for an entry of a list, which belongs to one image.
 Check = Callable[[str, Tensor, "int | None"], None]
 
 
 def check_action(group: Group | str, element: Tensor) -> Group:
-    """The group, once it and the ids have been checked."""
+    """Check the group and the ids, and return the group."""
     group = as_group(group)
     checks.tensor("element", element)
     checks.elements("element", element, element.numel(), group.order)
@@ -46,7 +47,7 @@ def check_targets(name: str, targets: Targets, element: Tensor, check: Check) ->
 
 
 def tv_tensors():
-    """``torchvision.tv_tensors`` if the program has imported it. If it has not, no argument is of such a class."""
+    """``torchvision.tv_tensors``, or None if the program hasn't imported it. Then no argument is of such a class."""
     return sys.modules.get("torchvision.tv_tensors")
 
 

@@ -1,4 +1,4 @@
-"""Nearest pixels under a group action, found in integers."""
+"""For each pixel of a moved image, the nearest pixel of its source. Positions are integers, so the result is exact."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..geometry import STEPS
 from ..groups import Group
 
 #: log2 of the steps in a pixel. As for interpolation (`geometry.STEPS`), positions are whole numbers of steps. So a
-#: tie between two pixels is a tie on every machine.
+#: position that is halfway between two pixels is so on every machine.
 STEP_BITS = int(STEPS).bit_length() - 1
 HALF = 1 << (STEP_BITS - 1)
 
-#: Types of the same width that every operator of torch knows.
+#: For unsigned types, the signed type of the same width: every operator of torch has kernels for it.
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *SIGNED)
@@ -24,7 +24,7 @@ INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch
 class Sources(NamedTuple):
     """Where the pixels of B moved images come from."""
 
-    pixel: Tensor  # (B, H·W), the nearest pixel of the source, or the nearest one at its edge
+    pixel: Tensor  # (B, H·W), the index of the nearest pixel of the source; outside the source, of one on its edge
     inside: Tensor  # (B, H, W), whether the nearest pixel belongs to the source
 
     def of(self, images: slice) -> Sources:
@@ -32,28 +32,29 @@ class Sources(NamedTuple):
 
 
 def nearest_pixels(element: Tensor, group: Group, inverse: bool, height: int, width: int) -> Sources:
-    """The pixel of the source nearest to each pixel of ``g·x``, or of ``g⁻¹·x`` if ``inverse``; ids (B,).
+    """For each pixel of ``g·x``, or of ``g⁻¹·x`` if ``inverse``, the nearest pixel of x; ``element`` has ids (B,).
 
     A position halfway between two pixels takes the one farther from the centre. On the middle line between the two
-    central pixels neither is farther: there the other coordinate decides, one way round for rotations and the other
-    way round for reflections. This rule turns with the image, and flips with the image and the action.
+    central pixels neither is farther. There the sign of the second coordinate decides, and reflections decide the
+    opposite of rotations. So the rule turns with the image, and is mirrored if the image and the action are.
     """
-    # Where there are fewer elements than images, one map for each element, handed out to the images.
+    # With fewer elements than images, the maps are made once for each element, and each image takes that of its id.
     shared = group.order < element.shape[0]
     ids = torch.arange(group.order, device=element.device) if shared else element
-    # An output comes from where the inverse of the action takes it.
-    acting = [e if inverse else group.inverse(e) for e in range(group.order)]
-    # On the CPU, since some devices have no float64: (E, 4), row-major matrices.
-    matrix = torch.tensor([group.matrix(g) for g in acting], dtype=torch.float64)
+    # An output pixel reads the source at its own position, moved by the inverse of the action.
+    inverses = [e if inverse else group.inverse(e) for e in range(group.order)]
+    # Made on the CPU, since some devices have no float64.
+    matrix = torch.tensor([group.matrix(g) for g in inverses], dtype=torch.float64)  # [E, 4], row-major
     offsets = [torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in (width, height)]
-    # (E, W or H) each, in steps from the centre. Rounded products make sums that are symmetric about it.
+    # Four tables [E, W or H], in steps from the centre. Each product is rounded, so sums are symmetric about it.
     steps = [(matrix[:, k, None] * offsets[k % 2] * STEPS).round().long() for k in range(4)]
     x_by_column, x_by_row, y_by_column, y_by_row = (step.to(element.device)[ids] for step in steps)
     x = x_by_column[:, None, :] + x_by_row[:, :, None]  # [B, H, W]
     y = y_by_column[:, None, :] + y_by_row[:, :, None]
-    way_round = torch.tensor([1 - 2 * group.split(g)[1] for g in acting], device=element.device)[ids, None, None]
-    column = _outwards(x, torch.where(x == 0, way_round * y, x) < 0, width)
-    row = _outwards(y, torch.where(y == 0, -way_round * x, y) < 0, height)
+    # [B, 1, 1]: 1 for rotations, −1 for reflections.
+    orientation = torch.tensor([1 - 2 * group.split(g)[1] for g in inverses], device=element.device)[ids, None, None]
+    column = _outwards(x, torch.where(x == 0, orientation * y, x) < 0, width)
+    row = _outwards(y, torch.where(y == 0, -orientation * x, y) < 0, height)
     edge_column, edge_row = column.clamp(0, width - 1), row.clamp(0, height - 1)
     inside = (edge_column == column) & (edge_row == row)
     sources = Sources((edge_row * width + edge_column).flatten(1), inside)
@@ -61,19 +62,25 @@ def nearest_pixels(element: Tensor, group: Group, inverse: bool, height: int, wi
 
 
 def _outwards(offset: Tensor, negative: Tensor, size: int) -> Tensor:
-    """Index of the pixel nearest to an offset in steps from the centre; of two, the lower one where ``negative``."""
+    """Index of the pixel nearest to an offset in steps from the centre.
+
+    Of two pixels that are equally near, the lower one where ``negative``, else the higher one.
+    """
     position = offset + (size - 1) * HALF
-    # Floor of position + ½. One step less changes nothing but a tie, which then goes down.
+    # The floor of position + ½. To subtract one step changes ties only, which are then rounded down.
     return (position + HALF - negative.long()) >> STEP_BITS
 
 
 def take(planes: Tensor, sources: Sources, fill: float | None) -> Tensor:
-    """Planes (B, N, H, W) of integers read at their sources, with ``fill`` outside, or the edge if it is None."""
+    """Read planes of integers (B, N, H, W) at their sources.
+
+    A pixel whose source is outside the image is ``fill``, or the nearest pixel on the edge if ``fill`` is None.
+    """
     values = planes.view(SIGNED.get(planes.dtype, planes.dtype))
     index = sources.pixel[:, None].expand(-1, planes.shape[1], -1)
     moved = values.flatten(2).gather(2, index).reshape(planes.shape)
     if fill is not None:
-        # Filled as its own dtype, then read as the signed one.
+        # Made in the dtype of the planes, whose bits are then read as the signed type.
         outside = torch.tensor(fill, dtype=planes.dtype).view(values.dtype).to(planes.device)
         moved = torch.where(sources.inside[:, None], moved, outside)
     return moved.view(planes.dtype)

@@ -27,15 +27,15 @@ def act_points(
 
     Args:
         points: (B, N, 2), or a list with one tensor (N_i, 2) for each of B images; further dimensions before the last,
-            such as (N, K, 2) for skeletons, are allowed. In pixels. float64, float32, float16 or bfloat16 come back in
-            the same dtype; integers come back as float32. A ``tv_tensors.KeyPoints`` stays one.
+            such as (N, K, 2) for skeletons, are allowed. In pixels. float64, float32, float16 and bfloat16 are returned
+            in the same dtype, integers in float32. A ``tv_tensors.KeyPoints`` stays one.
         element: int64 ids (B,) in [0, E), as `CanonicalForm.element`.
         group: a ``Group`` or a name such as ``"C4"``.
         size: ``(H, W)`` of the images, which ``canvas_size`` of a ``KeyPoints`` has to equal.
         inverse: act with g⁻¹, as canonicalizing an image does.
 
     Returns:
-        A tensor or a list, of the shapes that came.
+        A tensor or a list, with the shapes of ``points``.
 
     Raises:
         ValueError, TypeError: naming the argument, and in a list the entry, such as ``points[1]``.
@@ -43,15 +43,15 @@ def act_points(
     group = check_action(group, element)
     checks.size("size", size)
 
-    def check(name: str, one: Tensor, batch: int | None) -> None:
+    def check(name: str, values: Tensor, batch: int | None) -> None:
         lead = "" if batch is None else f"{batch}, "
         dims = 2 if batch is None else 3
-        if one.dim() < dims or one.shape[-1] != 2 or (batch is not None and one.shape[0] != batch):
+        if values.dim() < dims or values.shape[-1] != 2 or (batch is not None and values.shape[0] != batch):
             expected = f"({lead}N, 2) or ({lead}N, …, 2)"
-            raise ValueError(f"{name}: expected {expected}, got {checks.shape(one)}")
-        check_numbers(name, one, size)
+            raise ValueError(f"{name}: expected {expected}, got {checks.shape(values)}")
+        check_numbers(name, values, size)
 
-    def move(values: Tensor, ids: Tensor, kind: str) -> Tensor:
+    def move(values: Tensor, ids: Tensor, entry_format: str) -> Tensor:
         return motion(group, ids, size, pixel=1, inverse=inverse, like=values).points(values)
 
     return move_coordinates("points", points, element, check, move)
