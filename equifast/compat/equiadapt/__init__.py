@@ -1,8 +1,8 @@
-"""equiadapt's names for what canonicalizes images over a discrete group, on this package's kernels.
+"""equiadapt's interface for canonicalizing images over a discrete group, on this package's kernels.
 
 In code written for equiadapt, put ``equifast.compat.equiadapt`` where an import says ``equiadapt``: modules and classes
-have the same paths, constructors, methods and ``state_dict``. Results are equiadapt's within rounding wherever those
-are right. docs/equiadapt.md lists every deliberate difference, with its test, and what isn't provided.
+have the same paths, constructors, methods and ``state_dict``. Results equal equiadapt's within rounding, except where
+equiadapt's are wrong. docs/equiadapt.md lists every deliberate difference, with its test, and what isn't provided.
 
 equiadapt keeps the state of the last call on the module, in ``canonicalization_info_dict``, and so do these classes.
 Use `equifast.nn.Canonicalizer` where two batches may be under way at once.

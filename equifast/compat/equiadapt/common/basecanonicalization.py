@@ -1,4 +1,4 @@
-"""Base classes: the interface, the one that changes nothing, and the choice among the elements of a discrete group."""
+"""Base classes: the interface, a canonicalizer that changes nothing, and the choice of an element of a finite group."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class BaseCanonicalization(nn.Module):
     """The interface of every canonicalizer.
 
     Attributes:
-        canonicalization_network: the submodule that is asked at each call; another may be put in its place.
-        canonicalization_info_dict: what the last call found out; empty before the first one.
+        canonicalization_network: the submodule that each call runs; it may be replaced by another one.
+        canonicalization_info_dict: intermediate results of the last call; empty before the first one.
     """
 
     def __init__(self, canonicalization_network: nn.Module) -> None:
@@ -32,11 +32,11 @@ class BaseCanonicalization(nn.Module):
         return self.canonicalize(x, targets, **kwargs)
 
     def canonicalize(self, x: Tensor, targets: list | None = None, **kwargs: object):
-        """The canonical images of x; with ``targets``, the pair of those and the targets that fit them."""
+        """The canonical images of x; with ``targets``, the pair of these images and the targets that fit them."""
         raise NotImplementedError
 
     def invert_canonicalization(self, x_canonicalized_out: Tensor, **kwargs: Any) -> Tensor:
-        """Outputs on the canonical images of the last call, in the frame of its inputs."""
+        """Outputs for the canonical images of the last call, turned back into the frame of its inputs."""
         raise NotImplementedError
 
 
@@ -47,7 +47,7 @@ class IdentityCanonicalization(BaseCanonicalization):
         super().__init__(nn.Identity() if canonicalization_network is None else canonicalization_network)
 
     def canonicalize(self, x: Tensor, targets: list | None = None, **kwargs: object):
-        """x itself; with ``targets``, the pair of both as they are."""
+        """x itself; with ``targets``, the pair of x and ``targets``, both unchanged."""
         return x if targets is None else (x, targets)
 
     def invert_canonicalization(self, x_canonicalized_out: Tensor, **kwargs: object) -> Tensor:
@@ -55,11 +55,11 @@ class IdentityCanonicalization(BaseCanonicalization):
         return x_canonicalized_out
 
     def get_prior_regularization_loss(self) -> Tensor:
-        """0."""
+        """Always 0."""
         return torch.tensor(0.0)
 
     def get_identity_metric(self) -> Tensor:
-        """1."""
+        """Always 1."""
         return torch.tensor(1.0)
 
 
@@ -70,8 +70,8 @@ class DiscreteGroupCanonicalization(BaseCanonicalization):
         canonicalization_network: a module.
         beta: factor on the activations, inside the softmax through which gradients pass.
         gradient_trick: "straight_through" passes gradients through the softmax in training, and none in evaluation.
-            "gumbel_softmax" draws a sample instead, in training and in evaluation, and leaves out beta. Both are
-            equiadapt's.
+            "gumbel_softmax" draws a sample instead, in training and in evaluation, and ignores beta. Both do as
+            equiadapt does.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class DiscreteGroupCanonicalization(BaseCanonicalization):
         self.gradient_trick = gradient_trick
 
     def groupactivations_to_groupelementonehot(self, group_activations: Tensor) -> Tensor:
-        """Activations (B, E) to the one-hot choice (B, E), through which gradients pass as ``gradient_trick`` says."""
+        """The one-hot choice (B, E) for activations (B, E). ``gradient_trick`` says how gradients pass through it."""
         if self.gradient_trick not in GRADIENT_TRICKS:
             expected = ", ".join(GRADIENT_TRICKS)
             raise ValueError(f"gradient_trick: expected one of {expected}, got {self.gradient_trick!r}")
@@ -92,18 +92,18 @@ class DiscreteGroupCanonicalization(BaseCanonicalization):
         hard = F.one_hot(scores.element, group_activations.shape[-1]).float()
         if not self.training:
             return hard
-        # The bracket is exactly 0, so that the choice stays exactly 0 or 1.
+        # The difference in brackets is exactly 0, so the values of the choice stay exactly 0 and 1.
         return hard + (scores.probabilities - scores.probabilities.detach())
 
     def get_prior_regularization_loss(self) -> Tensor:
-        """Cross-entropy of the last activations, without beta, with the identity."""
-        return prior_loss(self._found("group_activations"))
+        """Mean cross-entropy between the softmax of the last activations, without beta, and the identity."""
+        return prior_loss(self._from_last_call("group_activations"))
 
     def get_identity_metric(self) -> Tensor:
-        """Share of the last batch whose largest activation was that of the identity."""
-        return (self._found("group_activations").argmax(-1) == 0).float().mean()
+        """Share of the last batch in which the identity had the largest activation."""
+        return (self._from_last_call("group_activations").argmax(-1) == 0).float().mean()
 
-    def _found(self, name: str):
+    def _from_last_call(self, name: str):
         """An entry of ``canonicalization_info_dict``, or an error that says what to call first."""
         if name not in self.canonicalization_info_dict:
             raise RuntimeError(f"nothing canonicalized yet, so no {name}: call canonicalize first")
@@ -111,7 +111,7 @@ class DiscreteGroupCanonicalization(BaseCanonicalization):
 
 
 class ContinuousGroupCanonicalization(BaseCanonicalization):
-    """Not provided. The name is here so that import lines which list it work."""
+    """Not provided. The name exists so that imports which list it work."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         raise NotImplementedError(

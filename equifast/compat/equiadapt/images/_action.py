@@ -1,7 +1,7 @@
-"""Images moved by an angle and a reflection flag, to both of which gradients pass.
+"""Images moved by an angle and a reflection flag. Gradients pass to both.
 
 equiadapt describes an element of the group by floating-point numbers: degrees, and 0.0 or 1.0 for a reflection. Here
-they are rounded to the integer id that they stand for, so that the image is moved exactly, and are kept for gradients.
+these numbers are rounded to the id of the element, so the image is moved exactly. Gradients go to the numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ....ops.angle_inner import angle_inner
 
 
 def element_of(choice: Mapping[str, Tensor], group: Group) -> Tensor:
-    """Ids (B,) for "rotation" in degrees and "reflection", rounded; the identity where a number isn't finite."""
+    """Ids (B,) of the elements nearest to "rotation" in degrees and "reflection"; not finite rotations are 0."""
     turns = (choice["rotation"].detach() * (group.n / 360)).nan_to_num(0, 0, 0).round().long() % group.n
     if not group.reflections:
         return turns
@@ -31,7 +31,7 @@ def act_by_angle(x: Tensor, choice: Mapping[str, Tensor], group: Group, *, paddi
 
 
 class _ActByAngle(torch.autograd.Function):
-    """Forward `equifast.act`. Backward its adjoint to x, and the derivatives by the angle and by the flag.
+    """Forward is `equifast.act`. Backward returns its adjoint for x, and the derivatives by the angle and by the flag.
 
     With r the flag and θ the angle, the image is read as ``(1 − r)·R(−θ)x + r·F R(−θ)x`` if ``inverse``, and as
     ``(1 − r)·R(θ)x + r·R(θ)F x`` otherwise.
@@ -56,7 +56,7 @@ class _ActByAngle(torch.autograd.Function):
             dx = torch.ops.equifast.act(grad, element, table, [], [], padding_mode, True)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             sums = _inner(x, image, grad, element, group, padding_mode, ctx.inverse)
-            # The sums are by radians.
+            # The sums are derivatives by radians, and the angle is in degrees.
             by_angle = (sums[:, 0] * (math.pi / 180)).to(ctx.dtypes[0])
             if ctx.needs_input_grad[2]:
                 by_flag = sums[:, 1].to(ctx.dtypes[1])
@@ -75,6 +75,7 @@ def _inner(x, image, grad, element, group, padding_mode, inverse):
     if not group.reflections:
         return torch.stack((by_angle, torch.zeros_like(by_angle)), 1)
     forward = group.action_table(inverse=False)
-    other = torch.ops.equifast.act(x, (element + n) % group.order, forward, [], [], padding_mode, False)
-    by_flag = (grad * (image - other)).sum((1, 2, 3)).to(sums.dtype)
+    # The image with the same angle and the opposite flag: the difference of the two is the derivative by the flag.
+    opposite = torch.ops.equifast.act(x, (element + n) % group.order, forward, [], [], padding_mode, False)
+    by_flag = (grad * (image - opposite)).sum((1, 2, 3)).to(sums.dtype)
     return torch.stack((by_angle, torch.where(reflected, by_flag, -by_flag)), 1)

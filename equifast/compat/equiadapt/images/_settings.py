@@ -1,4 +1,4 @@
-"""Hyperparameters, and the sizes that follow from them."""
+"""Reading of hyperparameters, and the sizes of images that follow from them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def option(options: object, name: str):
 
 
 def centre_crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The rows and columns of x (B, C, H, W) in the middle."""
+    """The middle of x (B, C, H, W), with ``size`` as its (height, width)."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
     (height, width), (top, left) = size, ((n - m) // 2 for n, m in zip(x.shape[2:], size, strict=True))
     return x[:, :, top : top + height, left : left + width]
 
 
-def centred(size: int, other: int) -> int:
-    """The least length, from ``size`` on, such that something ``other`` long has the same centre on the pixel grid."""
-    return size + (size - other) % 2
+def centred(length: int, parent: int) -> int:
+    """``length``, or one pixel more if that is needed to share a centre on the pixel grid with a side of ``parent``."""
+    return length + (length - parent) % 2
 
 
 def resized(size: tuple[int, int], shape: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) after a resize to a pair, or to one length of the shorter side with the proportions kept."""
+    """(height, width) after a resize to ``shape``: to a pair, or to a length of the shorter side in proportion."""
     if not isinstance(shape, int):
         return shape
     height, width = size

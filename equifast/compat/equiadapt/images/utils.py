@@ -22,13 +22,13 @@ def get_action_on_image_features(
     group_element_dict: Mapping[str, Tensor],
     induced_rep_type: str = "regular",
 ) -> Tensor:
-    """``g·feature_map`` (B, C, H, W) for the element g of each sample; zero where g reaches beyond the edge.
+    """``g·feature_map`` (B, C, H, W) for the element g of each sample, with zeros beyond the edge of the feature map.
 
     Args:
-        group_info_dict: "num_rotations".
-        group_element_dict: "rotation" (B,) in degrees and, for groups with reflections, "reflection" (B,), 0 or 1.
-            Gradients pass to both, except by "vector".
-        induced_rep_type: "regular" (blocks of E channels, numbered as `equifast.groups` numbers elements), "scalar" or
+        group_info_dict: holds "num_rotations".
+        group_element_dict: holds "rotation" (B,) in degrees and, for groups with reflections, "reflection" (B,), 0 or
+            1. Gradients pass to both, but not from features of type "vector".
+        induced_rep_type: "regular" (blocks of E channels, in the order of elements in `equifast.groups`), "scalar" or
             "vector" (pairs of channels, x right and y down).
     """
     if induced_rep_type not in REPRESENTATIONS:
@@ -46,7 +46,7 @@ def get_action_on_image_features(
 
 
 def _permuted(features: Tensor, element: Tensor, group: Group) -> Tensor:
-    """The channels of each sample in the order that the regular representation of its element gives them."""
+    """Permute the channels of each sample as the regular representation of its element does."""
     if features.shape[1] % group.order:
         raise ValueError(f"feature_map: expected channels divisible by {group.order}, got {features.shape[1]}")
     order, _ = channel_action(group, "regular", inverse=False)
@@ -57,7 +57,7 @@ def _permuted(features: Tensor, element: Tensor, group: Group) -> Tensor:
 
 
 def roll_by_gather(feature_map: Tensor, shifts: Tensor) -> Tensor:
-    """(B, channels, E, H, W) with the third axis of each sample rolled by its shift (B,), rounded."""
+    """Roll the third axis of (B, channels, E, H, W), for each sample by its shift (B,), which is rounded."""
     batch, _, order = feature_map.shape[:3]
     planes = torch.arange(order, device=feature_map.device) - shifts.round().long()[:, None]
     samples = torch.arange(batch, device=feature_map.device)[:, None]
@@ -76,7 +76,7 @@ def flip_masks(masks: Tensor) -> Tensor:
 
 
 def rotate_points(origin: Sequence[float], point: Sequence[Tensor], angle: Tensor) -> tuple[Tensor, Tensor]:
-    """The pair (x, y), y down, turned clockwise as displayed about ``origin`` by ``angle`` in radians."""
+    """Turn points (x, y), y down, about ``origin``, clockwise as displayed, by ``angle`` in radians."""
     (ox, oy), (px, py) = origin, point
     dx, dy = px - ox, py - oy
     cos, sin = torch.cos(angle), torch.sin(angle)
@@ -84,9 +84,9 @@ def rotate_points(origin: Sequence[float], point: Sequence[Tensor], angle: Tenso
 
 
 def rotate_boxes(boxes: Tensor, angle: Tensor | float, width: int, height: int | None = None) -> Tensor:
-    """Boxes (N, 4), xyxy, turned clockwise as displayed by ``angle`` in degrees: the upright hull of four corners.
+    """The upright hulls of boxes (N, 4), xyxy, that are turned clockwise as displayed by ``angle`` in degrees.
 
-    ``height`` is that of the image, which is taken to be square otherwise.
+    ``width`` and ``height`` are those of the image. Without ``height`` the image is square.
     """
     wide = boxes.double()
     origin = (width / 2, (width if height is None else height) / 2)
@@ -107,7 +107,7 @@ def rotate_masks(masks: Tensor, angle: Tensor | float) -> Tensor:
     cos, sin = math.cos(math.radians(rest)), math.sin(math.radians(rest))
     dx = torch.arange(width, dtype=torch.float64, device=masks.device) - (width - 1) / 2
     dy = torch.arange(height, dtype=torch.float64, device=masks.device)[:, None] - (height - 1) / 2
-    # Quarter turns come last: they keep coordinates on the half pixels that they start from.
+    # The quarter turns are applied last: they are exact, so pixels stay on the grid if there is no rest.
     u, v = cos * dx + sin * dy, cos * dy - sin * dx
     column, row = (a * u + b * v + width / 2).floor().long(), (c * u + d * v + height / 2).floor().long()
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)

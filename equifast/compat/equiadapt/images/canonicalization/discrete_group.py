@@ -1,7 +1,7 @@
 """equiadapt's canonicalizers of images over C_n and D_n, on this package's kernels.
 
-What comes out is equiadapt's within rounding for rotations. For reflections equiadapt returns up to half of the images
-in another orientation and restores none; here they are right. docs/equiadapt.md lists every difference.
+For rotations the results equal equiadapt's within rounding. For reflections equiadapt returns up to half of the images
+in a wrong orientation and restores none of them; here they are right. docs/equiadapt.md lists every difference.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
-    """What both methods share. A method of one's own says in `get_group_activations` how elements are scored.
+    """What both methods share. A subclass scores the elements in `get_group_activations`.
 
     Args:
         canonicalization_network: a module.
         canonicalization_hyperparams: any object with attributes, or mapping with keys, ``beta``, ``input_crop_ratio``
             and ``resize_shape`` (an integer is the length of the shorter side).
-        in_shape: ``(C, H, W)`` of the images. As in equiadapt, those of one channel are neither cropped nor resized,
-            and turn within zeros, not within their repeated edge.
-        estimator: how the choice passes gradients in training; "angle" is equiadapt's, and the others are those of
+        in_shape: ``(C, H, W)`` of the images. As in equiadapt, images of one channel are neither cropped nor resized,
+            and have zeros beyond their edge; others have their repeated edge.
+        estimator: how the choice passes gradients in training. "angle" is equiadapt's way; the others are those of
             `equifast.canonicalize`. In evaluation the choice passes none.
 
     Attributes:
@@ -88,7 +88,7 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
 
     @property
     def device(self) -> torch.device:
-        """Where the last images were; before the first call, where the parameters are."""
+        """The device of the last images; before the first call, the device of the parameters."""
         if self._device is not None:
             return self._device
         return next((tensor.device for tensor in self.parameters()), torch.device("cpu"))
@@ -98,14 +98,14 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
         self._device = torch.device(device)
 
     def canonicalize(self, x: Tensor, targets: list[dict] | None = None, **kwargs: object):
-        """The canonical images of x (B, C, H, W); with ``targets``, the pair of those and the targets.
+        """The canonical images of x (B, C, H, W); with ``targets``, the pair of these images and ``targets``.
 
-        ``targets`` holds a dict for each image. As in equiadapt, its "boxes" (N, 4) and "masks" (N, H, W) are replaced,
-        in the caller's own dicts, by those that fit the canonical image. The tensors that they were are left alone.
+        ``targets`` holds a dict for each image. As in equiadapt, "boxes" (N, 4) and "masks" (N, H, W) of the caller's
+        own dicts are replaced by those that fit the canonical image. The former tensors are not changed.
         """
         self.device = x.device
         choice = self.get_groupelement(x)
-        activations = self._found("group_activations")
+        activations = self._from_last_call("group_activations")
         group, vectors = self.group, self.canonicalization_info_dict.get("vector_out")
         if vectors is not None:
             vectors = vectors.unflatten(0, (group.order, -1)).transpose(0, 1)
@@ -134,24 +134,27 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
     def invert_canonicalization(
         self, x_canonicalized_out: Tensor, *, induced_rep_type: str = "regular", **kwargs: object
     ) -> Tensor:
-        """Outputs on the last canonical images back to the frame of the inputs; see `get_action_on_image_features`."""
+        """Outputs for the last canonical images, turned back into the frame of the inputs.
+
+        See `get_action_on_image_features` for ``induced_rep_type``.
+        """
         return get_action_on_image_features(
-            x_canonicalized_out, self.group_info_dict, self._found("group_element"), induced_rep_type
+            x_canonicalized_out, self.group_info_dict, self._from_last_call("group_element"), induced_rep_type
         )
 
     def get_group_activations(self, x: Tensor) -> Tensor:
-        """One activation for each element, (B, E), for images x."""
+        """The activations (B, E) of the elements for images x."""
         raise NotImplementedError
 
     def get_groupelement(self, x: Tensor) -> dict[str, Tensor]:
-        """The element chosen for each of the images x: `groupactivations_to_groupelement` of their activations."""
+        """The element that is chosen for each of the images x, as `groupactivations_to_groupelement` describes it."""
         activations = self.get_group_activations(x)
         choice = self.groupactivations_to_groupelement(activations)
         self.canonicalization_info_dict.update(group_element=choice, group_activations=activations)
         return choice
 
     def groupactivations_to_groupelement(self, group_activations: Tensor) -> dict[str, Tensor]:
-        """Activations (B, E) to "rotation" (B,) in degrees and, for D_n, "reflection" (B,), 0.0 or 1.0."""
+        """The choice for activations (B, E): "rotation" (B,) in degrees and, for D_n, "reflection" (B,), 0.0 or 1.0."""
         one_hot, group = self.groupactivations_to_groupelementonehot(group_activations), self.group
         angles = torch.linspace(0, 360, group.n + 1, device=one_hot.device)[:-1]
         if not group.reflections:
@@ -159,7 +162,7 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
         return {"rotation": (one_hot * angles.repeat(2)).sum(-1), "reflection": one_hot[:, group.n :].sum(-1)}
 
     def transformations_before_canonicalization_network_forward(self, x: Tensor) -> Tensor:
-        """A centre crop by ``input_crop_ratio``, and an antialiased bilinear resize of that to ``resize_shape``."""
+        """A centre crop by ``input_crop_ratio``, then an antialiased bilinear resize to ``resize_shape``."""
         if self.grayscale:
             return x
         x = centre_crop(x, tuple(centred(math.ceil(n * self.crop_ratio), n) for n in x.shape[2:]))
@@ -167,7 +170,7 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
         return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", antialias=True)
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """What images of that (height, width) are resized to."""
+        """The (height, width) that images of this (height, width) are resized to."""
         assert self.resize_shape is not None  # only images of one channel have none, and those aren't resized
         return resized(size, self.resize_shape)
 
@@ -183,22 +186,24 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
             raise ValueError(f"targets: expected one for each of {form.element.shape[0]} images, got {len(targets)}")
         boxes = form.transform_boxes([target["boxes"] for target in targets])
         masks = [target["masks"] for target in targets]
-        # As integers masks take the nearest pixel, whatever their type. All bits zero is 0 in every type.
+        # Masks of any type are moved as integers of the same size, which take the nearest pixel. The integer 0, which
+        # fills the outside, has the bits of 0 in every type.
         bits = [mask.view(BITS[mask.element_size()]) for mask in masks]
         moved = act_masks(bits, form.element, group=form.group, inverse=True, padding_mode="zeros")
-        for target, its_boxes, its_masks in zip(targets, boxes, moved, strict=True):
-            target.update(boxes=its_boxes, masks=its_masks.view(target["masks"].dtype))
+        for target, moved_boxes, moved_masks in zip(targets, boxes, moved, strict=True):
+            target.update(boxes=moved_boxes, masks=moved_masks.view(target["masks"].dtype))
 
 
 class GroupEquivariantImageCanonicalization(DiscreteGroupImageCanonicalization):
     """EquiAdapt, the direct method: a group-equivariant network, (B, C, h, w) → (B, E), scores all elements at once.
 
-    The group is that of the network: its ``group_type`` ("rotation" or "roto-reflection") and ``num_rotations``. Where
-    it has no such attributes, they are read from the hyperparameters, or from ``network_hyperparams`` in those.
+    The group is that of the network: its ``group_type`` ("rotation" or "roto-reflection") and ``num_rotations``. If the
+    network has no such attributes, they are read from the hyperparameters, or from ``network_hyperparams`` in these.
 
-    ``reflections_first`` is for networks that number a reflected element as "turn, then reflect", so that undoing it
-    reflects first: equiadapt's own equivariant layers. e2cnn, escnn and this package say "reflect, then turn". By
-    default it is the network's attribute of that name, else False. Activations are renumbered.
+    ``reflections_first`` is for networks whose reflected elements mean "turn, then reflect", as in equiadapt's own
+    equivariant layers: their inverse reflects first. In e2cnn, escnn and this package reflected elements mean "reflect,
+    then turn". With ``reflections_first`` the activations are put into the order of this package. By default it is the
+    network's attribute of that name, else False.
     """
 
     def __init__(
@@ -211,23 +216,24 @@ class GroupEquivariantImageCanonicalization(DiscreteGroupImageCanonicalization):
         reflections_first: bool | None = None,
     ) -> None:
         super().__init__(canonicalization_network, canonicalization_hyperparams, in_shape, estimator=estimator)
-        where = [canonicalization_network, canonicalization_hyperparams]
+        holders = [canonicalization_network, canonicalization_hyperparams]
         if has(canonicalization_hyperparams, "network_hyperparams"):
-            where.append(option(canonicalization_hyperparams, "network_hyperparams"))
-        self._set_group(*(self._described(name, where) for name in ("group_type", "num_rotations")))
+            holders.append(option(canonicalization_hyperparams, "network_hyperparams"))
+        self._set_group(*(self._first_option(name, holders) for name in ("group_type", "num_rotations")))
         if reflections_first is None:
             reflections_first = getattr(canonicalization_network, "reflections_first", False)
         self.reflections_first = reflections_first
 
     @staticmethod
-    def _described(name: str, where: list[object]):
-        for options in where:
+    def _first_option(name: str, holders: list[object]):
+        """The option in the first of the holders that has it."""
+        for options in holders:
             if has(options, name):
                 return option(options, name)
         raise ValueError(f"{name}: neither the canonicalization network nor the hyperparameters have it")
 
     def get_group_activations(self, x: Tensor) -> Tensor:
-        """What the network makes of the cropped and resized images."""
+        """The network's activations (B, E) for the cropped and resized images."""
         small = self.transformations_before_canonicalization_network_forward(x)
         activations = self.canonicalization_network(small)
         return activations[:, own_order(self.group)] if self.reflections_first else activations
@@ -236,8 +242,8 @@ class GroupEquivariantImageCanonicalization(DiscreteGroupImageCanonicalization):
 class OptimizedGroupEquivariantImageCanonicalization(DiscreteGroupImageCanonicalization):
     """EquiOptAdapt: any network, (N, C, h, w) → (N, d), compared with a reference vector.
 
-    Also read from the hyperparameters: ``group_type``, ``num_rotations``, ``learn_ref_vec`` and ``artifact_err_wt``.
-    The network has an attribute ``out_vector_size``, d.
+    The hyperparameters also hold ``group_type``, ``num_rotations``, ``learn_ref_vec`` and ``artifact_err_wt``. The
+    network has an attribute ``out_vector_size``, which is d.
     """
 
     def __init__(
@@ -259,7 +265,7 @@ class OptimizedGroupEquivariantImageCanonicalization(DiscreteGroupImageCanonical
         )
 
     def rotate_and_maybe_reflect(self, x: Tensor, degrees: Tensor, reflect: bool = False) -> list[Tensor]:
-        """x turned clockwise by each of ``degrees``, which may be any, then reflected left to right if ``reflect``."""
+        """x turned clockwise by each of ``degrees``, any angles, then reflected left to right if ``reflect``."""
         table: list[float] = []
         for degree in degrees.tolist():
             quarters, rest = divmod(degree, 90.0)
@@ -282,7 +288,7 @@ class OptimizedGroupEquivariantImageCanonicalization(DiscreteGroupImageCanonical
             if group.permutes(*size):
                 images = centre_crop(small, size)
             else:
-                # The corners of a turned square come from outside the square, so the crop has to wait.
+                # The corners of a turned square come from outside the square, so the crop comes after the turn.
                 def score(members: Tensor) -> Tensor:
                     return network(centre_crop(members, size))
 
@@ -299,30 +305,30 @@ class OptimizedGroupEquivariantImageCanonicalization(DiscreteGroupImageCanonical
         vectors = form.vectors.transpose(0, 1).flatten(0, 1)
         self.canonicalization_info_dict = {"vector_out": vectors}
         if self.training and self.artifact_err_wt:
-            self.canonicalization_info_dict["vector_out_dummy"] = self._there_and_back(small, vectors)
+            self.canonicalization_info_dict["vector_out_dummy"] = self._round_trip(small, vectors)
         return form.activations
 
     def get_optimization_specific_loss(self) -> Tensor:
         """The contrastive term on raw vectors; in training also ``artifact_err_wt`` times the artifact term."""
-        vectors = self._found("vector_out")
+        vectors = self._from_last_call("vector_out")
         loss = contrastive_loss(vectors, group=self.group)
-        again = self.canonicalization_info_dict.get("vector_out_dummy")
-        return loss if again is None else loss + self.artifact_err_wt * F.mse_loss(again, vectors)
+        round_trip = self.canonicalization_info_dict.get("vector_out_dummy")
+        return loss if round_trip is None else loss + self.artifact_err_wt * F.mse_loss(round_trip, vectors)
 
-    def _there_and_back(self, small: Tensor, vectors: Tensor) -> Tensor:
-        """Vectors of the orbit once more, after each member was turned there and back by a random rotation."""
+    def _round_trip(self, small: Tensor, vectors: Tensor) -> Tensor:
+        """Vectors of the orbit after each member was turned by a random rotation and back, which leaves artifacts."""
         rotations = Group(self.num_rotations)
-        # Drawn even where it isn't used, so that after the same seed a program draws the same as with equiadapt.
+        # Drawn even where it isn't used, so that a program with a seed draws the same numbers as with equiadapt.
         element = torch.randint(rotations.n, vectors.shape[:1]).to(vectors.device)
         if rotations.permutes(*self._member_size(small)):
             return vectors
         members = self.group_augment(small)
-        there = act(members, element, group=rotations, inverse=True, padding_mode=self.padding_mode)
-        back = act(there, element, group=rotations, padding_mode=self.padding_mode)
-        return self.canonicalization_network(back)
+        turned = act(members, element, group=rotations, inverse=True, padding_mode=self.padding_mode)
+        returned = act(turned, element, group=rotations, padding_mode=self.padding_mode)
+        return self.canonicalization_network(returned)
 
     def _member_size(self, x: Tensor) -> tuple[int, int]:
-        """Of the images that the network sees: as large as x, or square where ``resize_shape`` is one length."""
+        """The (height, width) of the members that the network sees: a square if ``resize_shape`` is one length."""
         if self.resize_shape is None:
             return x.shape[2], x.shape[3]
         return self.resize_shape if isinstance(self.resize_shape, tuple) else (self.resize_shape, self.resize_shape)
@@ -331,5 +337,5 @@ class OptimizedGroupEquivariantImageCanonicalization(DiscreteGroupImageCanonical
         height, width = super()._resized(size)
         if not isinstance(self.resize_shape, int):
             return height, width
-        # The square in the middle has to have the centre of the image for its own.
+        # The square that the network sees has to have the same centre as the image.
         return centred(height, self.resize_shape), centred(width, self.resize_shape)

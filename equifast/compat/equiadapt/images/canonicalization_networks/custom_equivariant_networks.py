@@ -19,12 +19,12 @@ LAYERS = {
 
 
 class CustomEquivariantNetwork(nn.Module):
-    """One lifting convolution and 1×1 group convolutions: (B, C, h, w) → one activation an element, (B, E).
+    """One lifting convolution and 1×1 group convolutions: (B, C, h, w) → (B, E), one activation for each element.
 
     Attributes:
-        group_type, num_rotations: of the group, as `GroupEquivariantImageCanonicalization` asks for them.
-        reflections_first: the canonical image undoes "turn, then reflect", that is it reflects first. See
-            `GroupEquivariantImageCanonicalization`.
+        group_type, num_rotations: the group, as `GroupEquivariantImageCanonicalization` reads it.
+        reflections_first: True, since reflected elements mean "turn, then reflect" here, and their inverse reflects
+            first. See `GroupEquivariantImageCanonicalization`.
     """
 
     reflections_first = True

@@ -1,8 +1,8 @@
 """Group convolutions in plain PyTorch: a filter bank is moved by every element of the group, then convolved.
 
-A feature map is (B, channels, E, H, W), one plane for each element. These layers number a reflected element as "turn,
-then reflect" (h = F·R_j), as equiadapt's do, so that their checkpoints mean the same; everything else in this package
-says "reflect, then turn" (g = R_j·F). `own_order` translates.
+A feature map is (B, channels, E, H, W), one plane for each element. In these layers element n + j means "turn, then
+reflect" (h = F·R_j), as in equiadapt's, so equiadapt's checkpoints mean the same. Everywhere else in this package it
+means "reflect, then turn" (g = R_j·F). `own_order` translates the one order into the other.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .....ops import act
 
 
 def own_order(group: Group) -> list[int]:
-    """For each element as numbered here, its id in `equifast.groups`; the list is its own inverse."""
+    """The id in `equifast.groups` of each element of these layers. The list is its own inverse."""
     n = group.n
     return [*range(n), *(n + -j % n for j in range(n if group.reflections else 0))]
 
 
 class _GroupConv(nn.Module):
-    """What all four layers share; ``lifts`` says whether the input is an image or a feature map over the group."""
+    """What all four layers share. If the layer ``lifts``, its input is an image, else a feature map over the group."""
 
     reflections: bool
     lifts: bool

@@ -8,7 +8,7 @@ from .....nn import conv_network
 
 
 class ConvNetwork(conv_network.ConvNetwork):
-    """`equifast.nn.ConvNetwork` with equiadapt's arguments: two layers unless told otherwise."""
+    """`equifast.nn.ConvNetwork` with equiadapt's arguments and defaults: it has two layers by default."""
 
     def __init__(
         self,
@@ -24,8 +24,8 @@ class ConvNetwork(conv_network.ConvNetwork):
 class _PretrainedResNet(nn.Module):
     """A residual network of torchvision with its default weights, and a new last layer.
 
-    ``in_shape``, ``out_channels``, ``kernel_size`` and ``num_layers`` are taken because equiadapt's set-ups pass them
-    to every network; none of them is used, there or here.
+    equiadapt's configurations pass ``in_shape``, ``out_channels``, ``kernel_size`` and ``num_layers`` to every network.
+    None of these is used, in equiadapt or here.
     """
 
     architecture: str

@@ -1,6 +1,6 @@
-"""Networks of the direct method made with e2cnn, which has to be installed: (B, C, h, w) → one activation an element.
+"""Networks of the direct method made with e2cnn, which has to be installed: (B, C, h, w) → (B, E) activations.
 
-The layers, their names and so the ``state_dict`` are equiadapt's: its published checkpoints load.
+The layers and their names are equiadapt's, and so is the ``state_dict``: its published checkpoints load.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _OverGroup(nn.Module):
 
 
 class ESCNNEquivariantNetwork(_OverGroup):
-    """Convolutions of one width, each but the last with normalization, ReLU and dropout. At least two are made."""
+    """Convolutions of one width, each but the last with normalization, ReLU and dropout. There are at least two."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class ESCNNEquivariantNetwork(_OverGroup):
 
 
 class _Residual(enn.EquivariantModule):
-    """``conv_network`` beside a shortcut; input fields, fields in between and output fields."""
+    """A residual block: the sum of ``conv_network`` and a shortcut, with the types of its fields."""
 
     def __init__(
         self, in_type: enn.FieldType, middle_type: enn.FieldType, out_type: enn.FieldType, kernel_size: int = 3
@@ -81,7 +81,7 @@ class _Residual(enn.EquivariantModule):
         self.kernel_size = kernel_size
 
     def evaluate_output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """From (B, channels, H, W): an unpadded convolution takes ``kernel_size − 1`` off height and width."""
+        """The shape for an input (B, channels, H, W). An unpadded convolution takes ``kernel_size − 1`` off H and W."""
         batch, _, height, width = input_shape
         convolutions = (layer for layer in self.conv_network.children() if isinstance(layer, enn.R2Conv))
         lost = sum(layer.kernel_size - 1 - 2 * layer.padding for layer in convolutions)
@@ -89,7 +89,7 @@ class _Residual(enn.EquivariantModule):
 
 
 class ESCNNWideBottleneck(_Residual):
-    """1×1, k×k and 1×1 convolutions; size and fields stay what they were."""
+    """1×1, k×k and 1×1 convolutions beside the identity, so the output has the size and the fields of the input."""
 
     def __init__(
         self, in_type: enn.FieldType, middle_type: enn.FieldType, out_type: enn.FieldType, kernel_size: int = 3
@@ -110,7 +110,7 @@ class ESCNNWideBottleneck(_Residual):
 
 
 class ESCNNWideBasic(_Residual):
-    """Two unpadded k×k convolutions beside one of 2k − 1, which loses as much of the edge."""
+    """Two unpadded k×k convolutions beside one with kernel 2k − 1, which takes as much off the size."""
 
     def __init__(
         self, in_type: enn.FieldType, middle_type: enn.FieldType, out_type: enn.FieldType, kernel_size: int = 3
@@ -131,7 +131,7 @@ class ESCNNWideBasic(_Residual):
 
 
 class ESCNNWRNEquivariantNetwork(_OverGroup):
-    """A wide residual network: three stages, each wider than the one before, of ``num_layers // 3`` blocks."""
+    """A wide residual network of three stages of ``num_layers // 3`` blocks, each stage wider than the one before."""
 
     def __init__(
         self,
