@@ -1,5 +1,5 @@
-// CUDA C++ on a CPU, for tests: a fiber for each CUDA thread, so that sanitizers see what a GPU would do. Two blocks
-// run at once, so that they see those too. No thread may return before the last barrier of its block.
+// CUDA C++ on a CPU, for tests. Each CUDA thread is a fiber, so sanitizers see the errors that a GPU would hide. Two
+// blocks run at once, so they also see races between blocks. No thread may return before the last barrier of its block.
 #pragma once
 
 #include <math.h>
@@ -27,11 +27,11 @@ namespace equifast::cuda {
 
 constexpr int kWarp = 32;
 
-// What the threads of a warp hand each other.
+// The threads of a warp, and what they exchange.
 struct Warp {
   Barrier barrier{kWarp};
-  uint64_t word[kWarp];
-  uint32_t a[kWarp][4], b[kWarp][2];
+  uint64_t value[kWarp];              // of a shuffle, by lane
+  uint32_t a[kWarp][4], b[kWarp][2];  // of a matrix instruction, by lane
 };
 
 struct Block {
@@ -41,36 +41,37 @@ struct Block {
   Barrier barrier;
   std::vector<Warp> warps;
   int64_t shared_bytes;
-  std::unique_ptr<unsigned char[]> memory;  // no byte more than was asked for: a sanitizer sees the next one
+  std::unique_ptr<unsigned char[]> memory;  // exactly as large as asked for: a sanitizer sees an access beyond it
 };
 
-struct Index {
+struct Dimension {
   unsigned x;
 };
 
-// What each thread is.
+// A CUDA thread: its block, and its variables that CUDA C++ has built in.
 struct Thread {
   Block* block;
-  Index index, place, grid, size;
+  Dimension thread_index, block_index, grid_size, block_size;
 };
 
-#define threadIdx ::equifast::cuda::current_thread->index
-#define blockIdx ::equifast::cuda::current_thread->place
-#define gridDim ::equifast::cuda::current_thread->grid
-#define blockDim ::equifast::cuda::current_thread->size
+#define threadIdx ::equifast::cuda::current_thread->thread_index
+#define blockIdx ::equifast::cuda::current_thread->block_index
+#define gridDim ::equifast::cuda::current_thread->grid_size
+#define blockDim ::equifast::cuda::current_thread->block_size
 
 inline Warp& current_warp() { return current_thread->block->warps[threadIdx.x / kWarp]; }
 
 inline void __syncthreads() { current_thread->block->barrier.wait(); }
 inline void __syncwarp() { current_warp().barrier.wait(); }
 
+// The value of lane `from`.
 template <class T>
 T exchange(T value, int from) {
   static_assert(sizeof(T) <= 8);
   Warp& warp = current_warp();
-  std::memcpy(&warp.word[threadIdx.x % kWarp], &value, sizeof(T));
+  std::memcpy(&warp.value[threadIdx.x % kWarp], &value, sizeof(T));
   warp.barrier.wait();
-  std::memcpy(&value, &warp.word[from], sizeof(T));
+  std::memcpy(&value, &warp.value[from], sizeof(T));
   warp.barrier.wait();
   return value;
 }
@@ -120,11 +121,13 @@ inline float to_tf32(float v) {
   return (bits >> 23 & 0xFF) == 0xFF ? v : bits_to_float((bits + 0x1000) & 0xFFFFE000);
 }
 
-// The number k of a word.
+// Number k of a word: one of two 16-bit numbers, or the whole word, of which tf32 keeps the upper 19 bits.
 inline float number(half, uint32_t word, int k) { return widen(half{static_cast<uint16_t>(word >> 16 * k)}); }
 inline float number(bfloat16, uint32_t word, int k) { return widen(bfloat16{static_cast<uint16_t>(word >> 16 * k)}); }
 inline float number(float, uint32_t word, int) { return bits_to_float(word & 0xFFFFE000); }
 
+// c += a·b for a [16, K], b [K, 8] and c [16, 8], which are spread over the lanes as in mma.sync; K is 16, or 8 for
+// tf32. Lane 4·g + t has rows g and g + 8 and columns 2·t and 2·t + 1 of c.
 template <class T>
 void mma(T type, float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   Warp& warp = current_warp();
@@ -151,21 +154,23 @@ T* shared_memory() {
 
 using Stream = void*;
 
+// A launch of a kernel, of which at most two blocks run at once.
 template <class Args>
 struct Launch : Work {
   Launch(void (*kernel)(Args), const Args& args, int64_t blocks, int threads, int64_t shared)
       : kernel(kernel), args(args), blocks(blocks), threads(threads) {
-    for (int i = 0; i < 2 && i < blocks; ++i) at_once.emplace_back(threads, shared);
+    for (int i = 0; i < 2 && i < blocks; ++i) running.emplace_back(threads, shared);
   }
 
   void run(int index) override {
-    Block& block = at_once[index / threads];
+    Block& block = running[index / threads];
     Thread thread{&block, {unsigned(index % threads)}, {}, {unsigned(blocks)}, {unsigned(threads)}};
     become(&thread);
-    for (int64_t place = index / threads; place < blocks; place += static_cast<int64_t>(at_once.size())) {
-      thread.place.x = static_cast<unsigned>(place);
-      // What the last block left there must not pass for something written: these are NaN.
-      if (thread.index.x == 0) std::memset(block.memory.get(), 0xFF, block.shared_bytes);
+    for (int64_t i = index / threads; i < blocks; i += static_cast<int64_t>(running.size())) {
+      thread.block_index.x = static_cast<unsigned>(i);
+      // A block must not find what the block before it left in shared memory. Floating-point numbers of these bytes are
+      // NaN.
+      if (thread.thread_index.x == 0) std::memset(block.memory.get(), 0xFF, block.shared_bytes);
       block.barrier.wait();
       kernel(args);
       block.barrier.wait();
@@ -176,10 +181,11 @@ struct Launch : Work {
   Args args;
   int64_t blocks;
   int threads;
-  std::vector<Block> at_once;
+  std::vector<Block> running;
 };
 
-// A launch as a line of the file that EQUIFAST_LAUNCHES names, instead of running it; false without one.
+// If EQUIFAST_LAUNCHES names a file, add a line that describes the launch to it, and return true. Such a launch doesn't
+// run.
 inline bool list_launch(const char* name, int64_t blocks, int threads, int64_t shared) {
   const char* file = std::getenv("EQUIFAST_LAUNCHES");
   if (file) std::ofstream(file, std::ios::app) << name << '\t' << blocks << '\t' << threads << '\t' << shared << '\n';
@@ -194,13 +200,13 @@ void launch(const char* name, void (*kernel)(Args), int64_t blocks, int threads,
     throw std::runtime_error(std::string(name) + ": expected whole warps, 1024 threads at most");
   if (list_launch(name, blocks, threads, shared)) return;
   Launch<Args> all{kernel, args, blocks, threads, shared};
-  Fibers::run(threads * static_cast<int>(all.at_once.size()), all);
+  Fibers::run(threads * static_cast<int>(all.running.size()), all);
 }
 
 struct Device {
   int processors, shared;
 };
-// As an H100, but with so few multiprocessors that blocks which share work get more than one piece of it.
+// An H100, but with one multiprocessor if kernels run, so that a block which takes pieces of work gets several of them.
 inline Device device() { return {std::getenv("EQUIFAST_LAUNCHES") ? 132 : 1, 227 << 10}; }
 
 }  // namespace equifast::cuda

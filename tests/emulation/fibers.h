@@ -1,6 +1,7 @@
-// The threads of CUDA blocks as fibers of one thread, which take turns at barriers: in the same order at every run, and
-// ten times faster than threads that wait for each other. To ThreadSanitizer each fiber is a thread of its own, ordered
-// by launches and barriers alone; of the taking of turns it must see nothing (EQUIFAST_UNSEEN).
+// The threads of CUDA blocks as fibers of one thread. They take turns at barriers, in the same order at every run,
+// which is ten times faster than threads that wait for each other. For ThreadSanitizer each fiber is a thread of its
+// own, and only launches and barriers order them. It must not see how the fibers take turns: those functions are
+// EQUIFAST_UNSEEN.
 #pragma once
 
 #include <sys/mman.h>
@@ -26,7 +27,7 @@
 
 namespace equifast::cuda {
 
-// Where those that come later learn what those before did.
+// Tells ThreadSanitizer that what a fiber did before `release` is over when another one returns from `acquire`.
 struct alignas(8) Order {
   char address[8];
   EQUIFAST_UNSEEN void release() {
@@ -41,7 +42,7 @@ struct alignas(8) Order {
   }
 };
 
-// What runs for each fiber of a launch.
+// What the fibers of a launch run, each with its own index.
 struct Work {
   virtual void run(int index) = 0;
   Order begin, end;
@@ -50,22 +51,22 @@ struct Work {
 class Fibers;
 inline thread_local Fibers* current_fibers;
 
-// Of the fiber that runs.
+// The CUDA thread of the fiber that runs.
 struct Thread;
 inline thread_local Thread* current_thread;
 EQUIFAST_UNSEEN inline void become(Thread* thread) { current_thread = thread; }
 
-// Of one thread: kept from launch to launch, as ThreadSanitizer takes long to make one.
+// All fibers of one thread. They are kept from launch to launch, since ThreadSanitizer takes long to make one.
 class Fibers {
  public:
-  // work.run(index) for each index below count, at once; the caller comes back when all have.
+  // Runs work.run(index) in a fiber for each index below count, and returns when all of them have returned.
   EQUIFAST_UNSEEN static void run(int count, Work& work) {
     static thread_local Fibers fibers;
     current_fibers = &fibers;
     fibers.start(count, work);
   }
 
-  // The others' turn.
+  // Lets the other fibers run until it is the turn of this one again.
   EQUIFAST_UNSEEN void yield() {
     if (++idle_ > 2 * running_) {
       std::fputs("emulation: threads wait at a barrier that others of their block or warp never reach\n", stderr);
@@ -75,7 +76,7 @@ class Fibers {
     switch_to(*current_->next);
     current_thread = thread;
   }
-  // Who waits may go on.
+  // Tells that a barrier has opened, so not all fibers wait in vain.
   EQUIFAST_UNSEEN void progress() { idle_ = 0; }
 
  private:
@@ -85,21 +86,21 @@ class Fibers {
     ucontext_t context;
     const void* stack = nullptr;
     size_t size = 0;
-    Fiber *next = nullptr, *before = nullptr;
+    Fiber *next = nullptr, *previous = nullptr;  // in the ring of the fibers that have not returned
     int index = 0;
-    void* tsan = nullptr;
-    void* fake = nullptr;
+    void* tsan = nullptr;        // ThreadSanitizer's name of the fiber
+    void* fake_stack = nullptr;  // AddressSanitizer's stack beside the real one
   };
 
   EQUIFAST_UNSEEN void start(int count, Work& work) {
-    while (static_cast<int>(fibers_.size()) < count) fibers_.push_back(made());
+    while (static_cast<int>(fibers_.size()) < count) fibers_.push_back(make_fiber());
 #ifdef __SANITIZE_THREAD__
     main_.tsan = __tsan_get_current_fiber();
 #endif
     for (int i = 0; i < count; ++i) {
       fibers_[i]->index = i;
       fibers_[i]->next = fibers_[(i + 1) % count].get();
-      fibers_[i]->before = fibers_[(i + count - 1) % count].get();
+      fibers_[i]->previous = fibers_[(i + count - 1) % count].get();
     }
     work_ = &work;
     running_ = count;
@@ -110,11 +111,11 @@ class Fibers {
     work.end.acquire();
   }
 
-  EQUIFAST_UNSEEN std::unique_ptr<Fiber> made() {
+  EQUIFAST_UNSEEN std::unique_ptr<Fiber> make_fiber() {
     auto fiber = std::make_unique<Fiber>();
     void* memory = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
-    mprotect(memory, kGuard, PROT_NONE);  // what grows past its stack ends there
+    mprotect(memory, kGuard, PROT_NONE);  // a stack that overflows faults here
     fiber->stack = static_cast<char*>(memory) + kGuard;
     fiber->size = kStack - kGuard;
     getcontext(&fiber->context);
@@ -127,18 +128,19 @@ class Fibers {
     return fiber;
   }
 
+  // What a fiber runs: its part of one launch after the other.
   EQUIFAST_UNSEEN static void loop() {
-    Fibers& mine = *current_fibers;
-    mine.arrived(nullptr);
+    Fibers& fibers = *current_fibers;
+    fibers.end_switch(nullptr);
     for (;;) {
-      Fiber& fiber = *mine.current_;
-      mine.work_->begin.acquire();
-      mine.work_->run(fiber.index);
-      mine.work_->end.release();
-      fiber.before->next = fiber.next;
-      fiber.next->before = fiber.before;
-      mine.idle_ = 0;
-      mine.switch_to(--mine.running_ ? *fiber.next : mine.main_);
+      Fiber& fiber = *fibers.current_;
+      fibers.work_->begin.acquire();
+      fibers.work_->run(fiber.index);
+      fibers.work_->end.release();
+      fiber.previous->next = fiber.next;
+      fiber.next->previous = fiber.previous;
+      fibers.idle_ = 0;
+      fibers.switch_to(--fibers.running_ ? *fiber.next : fibers.main_);
     }
   }
 
@@ -148,20 +150,21 @@ class Fibers {
     came_from_ = &fiber;
     current_ = &next;
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(&fiber.fake, next.stack, next.size);
+    __sanitizer_start_switch_fiber(&fiber.fake_stack, next.stack, next.size);
 #endif
 #ifdef __SANITIZE_THREAD__
     __tsan_switch_to_fiber(next.tsan, __tsan_switch_to_fiber_no_sync);
 #endif
     swapcontext(&fiber.context, &next.context);
-    arrived(fiber.fake);
+    end_switch(fiber.fake_stack);
   }
 
-  EQUIFAST_UNSEEN void arrived([[maybe_unused]] void* fake) {
+  // The first call of a fiber that has been switched to.
+  EQUIFAST_UNSEEN void end_switch([[maybe_unused]] void* fake_stack) {
 #ifdef __SANITIZE_ADDRESS__
     const void* stack;
     size_t size;
-    __sanitizer_finish_switch_fiber(fake, &stack, &size);
+    __sanitizer_finish_switch_fiber(fake_stack, &stack, &size);
     came_from_->stack = stack;
     came_from_->size = size;
 #endif
@@ -170,14 +173,17 @@ class Fibers {
   std::vector<std::unique_ptr<Fiber>> fibers_;
   Fiber main_, *current_ = nullptr, *came_from_ = nullptr;
   Work* work_ = nullptr;
-  int running_ = 0, idle_ = 0;
+  int running_ = 0;  // fibers that have not returned
+  int idle_ = 0;     // turns since a fiber returned or a barrier opened
 };
 
+// Opens when `expected` fibers wait at it.
 class Barrier {
  public:
   explicit Barrier(int expected) : expected_(expected) {}
 
-  // Two orders by turns: who is first at the next barrier must not tell those that still leave this one.
+  // The two orders alternate. With one, a fiber that is already at the next barrier would release to fibers that still
+  // leave this one, and a race between the two would look ordered.
   EQUIFAST_UNSEEN void wait() {
     const unsigned phase = phase_;
     orders_[phase % 2].release();

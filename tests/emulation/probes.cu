@@ -1,4 +1,5 @@
-// What the emulation does, for Python to compare with what it should: each function is one launch.
+// Functions of the emulation, called from Python, which compares the results with what CUDA promises. Each `probe_`
+// function runs one launch, or converts an array of numbers.
 #include <cstdint>
 
 #include "cuda/device/pixels.cuh"
@@ -41,7 +42,7 @@ struct Scan {
   int64_t* out;
 };
 
-// Sums of all before, in rounds of two barriers each: one thread ahead of them would show.
+// Prefix sums, in rounds with two barriers each. A thread that passed a barrier too early would change them.
 __global__ void scan_kernel(const __grid_constant__ Scan args) {
   auto* sums = shared_memory<int64_t>();
   const int i = threadIdx.x, size = blockDim.x;
