@@ -55,7 +55,8 @@ def build():
     versions = [toolchain.attempt(*command, "--version").stdout for command in commands]
     digest = hashlib.sha256(repr([settings, versions]).encode()).hexdigest()[:8]
     tree = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{digest}"
-    # These may change, and what the compilers make stays: build isolation puts the tools into a new folder each time.
+    # These may change for the same libraries. Build isolation, for one, puts the tools into another folder each time.
+    settings["Python_EXECUTABLE"] = sys.executable
     settings["CMAKE_MAKE_PROGRAM"] = toolchain.tools("ninja")[0]
     settings["EQUIFAST_CUDA_BLOCKER"] = toolchain.cuda_blocker() or ""
     jobs = os.environ.get("MAX_JOBS")

@@ -208,7 +208,6 @@ def configuration():
         "EQUIFAST_TORCH_CUDA": torch().cuda or "none",
         "EQUIFAST_TORCH_DIR": str(torch().folder),
         "EQUIFAST_TORCH_VERSION": torch().version,
-        "Python_EXECUTABLE": sys.executable,
     }
     if cuda_blocker() is None:
         settings |= {"CMAKE_CUDA_COMPILER": nvcc(), "CMAKE_CUDA_ARCHITECTURES": ";".join(archs())}
