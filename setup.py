@@ -71,8 +71,9 @@ def fill(command):
     in_place = command.editable_mode or getattr(command, "inplace", False)
     package = ROOT / "equifast" if in_place else Path(command.build_lib, "equifast")
     tree = None if PURE else build()
+    # Files are removed and made anew, not overwritten: a running process keeps the library that it has loaded.
     for old in [*package.glob("_*.so"), *package.glob("_build.json")]:
-        old.unlink()  # and not written to: a running process keeps the library that it has loaded
+        old.unlink()
     if PURE:
         print(f"equifast: pure-Python build without native libraries: {PURE}", file=sys.stderr)
         (package / "_build.json").write_text(json.dumps({"native": False, "reason": PURE}) + "\n")

@@ -155,7 +155,7 @@ def nvcc():
 
 
 def host_compiler():
-    """Path of the compiler that nvcc calls: ours. None leaves the choice to nvcc or CUDAHOSTCXX, as options must."""
+    """Path of our compiler for nvcc to call, or None: CUDAHOSTCXX names one, or ours has options (a cache)."""
     return compiler()[0] if len(compiler()) == 1 and not os.environ.get("CUDAHOSTCXX") else None
 
 
