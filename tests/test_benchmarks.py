@@ -331,14 +331,23 @@ def test_vectors_inside_in_bfloat16_agree(group):
         assert "differs" in case.compare(got.roll(3, 0), found["eager"], name)
 
 
-def test_freezing_is_an_option_of_the_compiler(monkeypatch):
+def test_freezing_is_on_while_the_first_call_compiles(monkeypatch):
     told = []
-    monkeypatch.setattr(torch, "compile", lambda function, **options: told.append(options) or function)
-    for kind in (contenders.Compiled, engines.Frozen):
-        kind(TINY["C4"], CPU)
-        assert all(options["options"] == kind.options for options in told)
+
+    def compiled(function, **options):
+        def call(*inputs):
+            told.append(torch._inductor.config.freezing)
+            return function(*inputs)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    images = torch.rand(3, 3, 32, 32)
+    for kind, expected in ((contenders.Compiled, [False, False]), (engines.Frozen, [True, False])):
+        vectors_of = kind(TINY["C4"], CPU).train(False).vectors
+        torch.testing.assert_close(vectors_of(images), vectors_of(images))
+        assert told == expected
         told.clear()
-    assert engines.Frozen.options == {"freezing": True}
 
 
 def test_a_missing_engine_is_told(monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -111,12 +110,15 @@ class Eager(Pipeline):
         """The network's second pass of a training step."""
         return self.network(rows)
 
-    def vectors(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         return self.network(eager.orbit(images, self.setting.group))
+
+    def vectors(self, images: Tensor) -> Tensor:
+        return self.encode(images)
 
     def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(activations, ids)."""
-        return self.score(self.vectors(eager.crop_resize(x, self.setting)))
+        return self.score(self.encode(eager.crop_resize(x, self.setting)))
 
     def score(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         activations = eager.scores(vectors, self.module.reference, self.setting.order)
@@ -142,19 +144,18 @@ class Eager(Pipeline):
 
 class Compiled(Eager):
     """`Eager` under ``torch.compile``: one graph from the images to the ids; then eager's quickest act, compiled too
-    unless it loops over ids. ``options``: what its compiler is told.
+    unless it loops over ids.
     """
-
-    options: dict[str, bool] = {}
 
     def __init__(self, setting: Setting, device: torch.device, *, artifact: bool = False) -> None:
         super().__init__(setting, device)
-        compiled = partial(torch.compile, dynamic=False, options=self.options)
-        # The vectors alone are compiled apart: a graph to the ids has them inside.
-        self.choose, self.vectors = compiled(self.choose), compiled(super().vectors)
-        self.forward, self.again = compiled(self.forward), compiled(self.again)
+        for name in ("vectors", "choose", "forward", "again"):
+            setattr(self, name, self.compiled(getattr(self, name)))
         if self.act is not eager.act_by_element:
-            self.act = compiled(self.act)
+            self.act = self.compiled(self.act)
+
+    def compiled(self, function: Callable) -> Callable:
+        return torch.compile(function, dynamic=False)
 
 
 class Equifast(Pipeline):

@@ -12,8 +12,10 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
+from typing import Any
 
 import torch
+import torch._inductor.config as inductor
 from torch import Tensor, nn
 
 from . import contenders, eager
@@ -87,7 +89,20 @@ def openvino(setting: Setting, precision: str = "f32") -> Engine:
 class Frozen(contenders.Compiled):
     """`contenders.Compiled` with the weights as constants, which may then be laid out as the layers like them."""
 
-    options = {"freezing": True}
+    def compiled(self, function: Callable) -> Callable:
+        made = super().compiled(function)
+        called = False
+
+        def call(*inputs: Any) -> Any:
+            nonlocal called
+            if called:
+                return made(*inputs)
+            called = True
+            # As an option of torch.compile it isn't known yet where weights become inputs of the graph.
+            with inductor.patch(freezing=True):
+                return made(*inputs)
+
+        return call
 
 
 class OnnxRuntime(contenders.Eager):
@@ -97,7 +112,7 @@ class OnnxRuntime(contenders.Eager):
 
     def __init__(self, setting: Setting, device: torch.device, *, artifact: bool = False) -> None:
         super().__init__(setting, device)
-        self.vectors = self.engine(setting)
+        self.encode = self.engine(setting)
 
 
 class OpenVino(OnnxRuntime):
