@@ -38,14 +38,10 @@ class Layer:
 def layers(setting: Setting) -> dict[str, Layer]:
     """The convolutions and matrix products of the network, each with what it gets of `ROWS` random rows."""
     network = plain_network(setting).eval()
-    found = {}
+    seen = {}
 
     def watch(name: str):
-        def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            flops = 2 * output.numel() * module.weight[0].numel()
-            found[PART + name] = Layer(copy.deepcopy(module), inputs[0], flops)
-
-        return hook
+        return lambda module, inputs, output: seen.__setitem__(name, (inputs[0], output))
 
     watched = {name: m for name, m in network.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     handles = [module.register_forward_hook(watch(name)) for name, module in watched.items()]
@@ -53,9 +49,10 @@ def layers(setting: Setting) -> dict[str, Layer]:
         network(torch.rand(ROWS, *setting.small))
     for handle in handles:
         handle.remove()
-    for layer in found.values():
-        layer.module._forward_hooks.clear()
-    return found
+    return {
+        PART + name: Layer(watched[name], rows, 2 * output.numel() * watched[name].weight[0].numel())
+        for name, (rows, output) in seen.items()
+    }
 
 
 def contenders(setting: Setting, device: torch.device) -> list[Contender]:

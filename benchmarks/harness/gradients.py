@@ -59,6 +59,13 @@ class StraightThrough(torch.autograd.Function):
         return None, inner_products(saved, grad, ctx.group), None, None, None
 
 
+def note(estimator: str, setting: Setting, device: torch.device) -> str:
+    """Which way an estimator takes for the images of a setting."""
+    if estimator == "angle":
+        return "a grid per sample"
+    return "orbit kept" if keeps_orbit(setting, device) else "orbit made again"
+
+
 @functools.cache
 def keeps_orbit(setting: Setting, device: torch.device) -> bool:
     """Whether that is quicker for the images of a setting."""

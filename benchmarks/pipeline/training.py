@@ -67,6 +67,8 @@ def pipeline(name: str, setting: Setting, device: torch.device) -> contenders.Pi
     kind = contenders.AllPasses if name == ALL_PASSES else contenders.pipelines(device)[name]
     made = kind(setting, device, artifact=True)
     made.estimator = estimator or made.estimator
+    if isinstance(made, contenders.Eager):
+        made.note = gradients.note(made.estimator, setting, device)
     made.dropout(0.0)
     return made.train(True)
 
