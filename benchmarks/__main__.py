@@ -9,6 +9,7 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -19,7 +20,7 @@ from equifast import backends
 
 from . import ops, pipeline
 from .harness import report, results
-from .harness.measure import COMPILE, Options, reason
+from .harness.measure import COMPILE, EXPORTED, Options, reason
 
 #: What can be measured: a file of `pipeline` or of `ops` each.
 MEASURES = {
@@ -29,8 +30,11 @@ MEASURES = {
     if not module.name.startswith("test_")
 }
 
-#: Contenders that a dry run can do without.
-OTHERS = ("equiadapt", COMPILE)
+#: Contenders that a dry run can do without, by how their names begin.
+OTHERS = ("equiadapt", COMPILE, *EXPORTED)
+
+#: Of a run that isn't done, or was cut off: all rows so far. ``python -m benchmarks.harness.report FILE`` prints it.
+UNFINISHED = ".unfinished"
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -61,7 +65,7 @@ def dry_run(only: tuple[str, ...]) -> int:
     interpreted.patch()
     options = Options(torch.device("cpu"), 1, only=only, log=lambda line: print(line, file=sys.stderr), dry=True)
     rows, verdicts = measure(options)
-    failed = [row for row in rows if "error" in row and row["contender"] not in OTHERS]
+    failed = [row for row in rows if "error" in row and not row["contender"].startswith(OTHERS)]
     failed += [v for v in verdicts if v["met"] is None and not v["error"].startswith(OTHERS)]
     for row in failed:
         print(f"failed: {row['measure']}, {row['setting']}, {row['contender']}: {row['error']}")
@@ -69,8 +73,10 @@ def dry_run(only: tuple[str, ...]) -> int:
     return 1 if failed else 0
 
 
-def measure(options: Options) -> tuple[list[results.Row], list[results.Row]]:
-    """All rows and verdicts; a measure that fails as a whole says so in a row."""
+def measure(
+    options: Options, store: Callable[[list[results.Row], list[results.Row]], None] = lambda rows, verdicts: None
+) -> tuple[list[results.Row], list[results.Row]]:
+    """All rows and verdicts; a measure that fails as a whole says so in a row. ``store`` gets what there is so far."""
     rows, verdicts = [], []
     for name in options.only or MEASURES:
         begin = time.perf_counter()
@@ -78,10 +84,12 @@ def measure(options: Options) -> tuple[list[results.Row], list[results.Row]]:
             for more_rows, more_verdicts in MEASURES[name].measure(options):
                 rows += more_rows
                 verdicts += more_verdicts
+                store(rows, verdicts)
+                torch.compiler.reset()
         except Exception as error:
             rows.append({"measure": name, "setting": "all", "contender": "all", "error": reason(error)})
         options.log(f"{name}: {time.perf_counter() - begin:.0f} s")
-        torch.compiler.reset()
+        store(rows, verdicts)
     return rows, verdicts
 
 
@@ -100,18 +108,34 @@ def main(given: list[str] | None = None) -> int:
     rounds = chosen.rounds or (3 if chosen.quick else 7)
     options = Options(device, rounds, chosen.quick, chosen.only, lambda line: print(line, file=sys.stderr))
     run = {"conditions": results.conditions(device, rounds, chosen.quick)}
-    run["rows"], run["verdicts"] = measure(options)
+    complete = not chosen.quick and not chosen.only
+    folder = chosen.out or (report.RESULTS if complete else None)
+    path = folder / f"{slug(device)}.json" if folder is not None else None
+    so_far = path.with_suffix(UNFINISHED) if path is not None else None
+
+    def store(rows: list[results.Row], verdicts: list[results.Row]) -> None:
+        run.update(rows=rows, verdicts=verdicts)
+        if so_far is not None:
+            write(so_far, run)
+
+    measure(options, store)
     if found := results.configurations():
         run["configurations"] = found
     print(report.page([run]))
-    complete = not chosen.quick and not chosen.only
-    folder = chosen.out or (report.RESULTS if complete else None)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{slug(device)}.json").write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    if path is not None:
+        write(path, run)
+        so_far.unlink(missing_ok=True)
     if complete and chosen.out is None:
         report.write(report.load())
     return 0
+
+
+def write(path: Path, run: dict) -> None:
+    """All of it or nothing, whenever the process is stopped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(path.suffix + ".new")
+    fresh.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    fresh.replace(path)
 
 
 def slug(device: torch.device) -> str:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import equifast
+from equifast.orbit_vectors import orbit_vectors
 
-from . import eager, published
+from . import eager, gradients, published
 from .measure import Contender, direct
 from .network import ConvNetwork
 from .settings import DTYPES, LAYOUTS, Setting, weights
@@ -29,13 +30,16 @@ def ours(device: torch.device) -> str:
 class Pipeline:
     """One contender's canonicalizer: `infer`, `step`, and its `network` alone.
 
-    ``infer(x)`` returns the canonical images, the ids and the activations; ``losses(x)`` the three losses of a
-    training step; ``alone(rows)`` what the network makes of a ready orbit. ``note``: a remark for the tables;
-    ``passes``: how often a training step runs the network, the second time for the artifact loss.
+    ``infer(x)`` returns the canonical images, the ids and the activations; ``vectors(images)`` what the network makes
+    of the orbit of cropped and resized images; ``losses(x)`` the canonical images and the three losses of a training
+    step; ``alone(rows)`` what the network makes of a ready orbit. ``note``: a remark for the tables; ``passes``: how
+    often a training step runs the network, the second time for the artifact loss; ``estimator``: how the choice gets a
+    gradient from the images in a training step.
     """
 
     note: str = ""
     passes: int = 2
+    estimator: str = "straight_through"
 
     def __init__(self, setting: Setting, device: torch.device, module: nn.Module) -> None:
         self.setting, self.device = setting, device
@@ -44,7 +48,10 @@ class Pipeline:
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise NotImplementedError
 
-    def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def vectors(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def losses(self, x: Tensor) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
     def alone(self, rows: Tensor) -> Tensor:
@@ -66,7 +73,9 @@ class Pipeline:
 
 
 class Equiadapt(Pipeline):
-    """The published package, or its path in our words."""
+    """The published package, or its path in our words. Its only estimator is by the angle."""
+
+    estimator = "angle"
 
     def __init__(self, setting: Setting, device: torch.device, *, artifact: bool = False) -> None:
         state = weights(setting)
@@ -78,21 +87,20 @@ class Equiadapt(Pipeline):
         activations = self.module.activations
         return image, activations.argmax(1), activations
 
-    def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self.module.canonicalize(x)
-        return self.module.losses()
+    def vectors(self, images: Tensor) -> Tensor:
+        return self.network(self.module.orbit(images))
+
+    def losses(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.module.canonicalize(x), *self.module.losses()
 
 
 class Eager(Pipeline):
     """Plain PyTorch. ``act``: the quickest of `eager.ACTS` for this setting."""
 
     def __init__(self, setting: Setting, device: torch.device, *, artifact: bool = False) -> None:
-        state, reference = weights(setting)
-        network = ConvNetwork(setting.small, 16, 7, setting.layers, setting.vector)
-        network.load_state_dict(state)
         module = nn.Module()
-        module.network = network
-        module.register_buffer("reference", reference)
+        module.network = plain_network(setting)
+        module.register_buffer("reference", weights(setting)[1])
         super().__init__(setting, device, module)
         self.act = eager.quickest_act(setting, device)
         self.note = self.act.__name__
@@ -102,22 +110,36 @@ class Eager(Pipeline):
         """The network's second pass of a training step."""
         return self.network(rows)
 
-    def choose(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(members, vectors, activations, ids)."""
-        members = eager.orbit(eager.crop_resize(x, self.setting), self.setting.group)
-        vectors = self.network(members)
+    def encode(self, images: Tensor) -> Tensor:
+        return self.network(eager.orbit(images, self.setting.group))
+
+    def vectors(self, images: Tensor) -> Tensor:
+        return self.encode(images)
+
+    def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(activations, ids)."""
+        return self.score(self.encode(eager.crop_resize(x, self.setting)))
+
+    def score(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         activations = eager.scores(vectors, self.module.reference, self.setting.order)
-        return members, vectors, activations, activations.argmax(1)
+        return activations, activations.argmax(1)
 
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        _, _, activations, element = self.choose(x)
+        activations, element = self.choose(x)
         return self.act(x, element, self.setting.group), element, activations
 
-    def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        members, vectors, activations, element = self.choose(x)
-        self.act(x, element, self.setting.group)
-        artifact = eager.artifact(members, vectors, self.again, self.setting.group)
-        return eager.prior(activations), eager.contrastive(vectors, self.setting.order), artifact
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(members, vectors, activations, ids) of a training step."""
+        members = eager.orbit(eager.crop_resize(x, self.setting), self.setting.group)
+        vectors = self.network(members)
+        return members, vectors, *self.score(vectors)
+
+    def losses(self, x: Tensor) -> tuple[Tensor, ...]:
+        group = self.setting.group
+        members, vectors, activations, element = self.forward(x)
+        image = gradients.ESTIMATORS[self.estimator](x, activations.softmax(1), element, self.setting)
+        artifact = eager.artifact(members, vectors, self.again, group)
+        return image, eager.prior(activations), eager.contrastive(vectors, self.setting.order), artifact
 
 
 class Compiled(Eager):
@@ -127,10 +149,13 @@ class Compiled(Eager):
 
     def __init__(self, setting: Setting, device: torch.device, *, artifact: bool = False) -> None:
         super().__init__(setting, device)
-        self.choose = torch.compile(self.choose, dynamic=False)
-        self.again = torch.compile(self.again, dynamic=False)
+        for name in ("vectors", "choose", "forward", "again"):
+            setattr(self, name, self.compiled(getattr(self, name)))
         if self.act is not eager.act_by_element:
-            self.act = torch.compile(self.act, dynamic=False)
+            self.act = self.compiled(self.act)
+
+    def compiled(self, function: Callable) -> Callable:
+        return torch.compile(function, dynamic=False)
 
 
 class Equifast(Pipeline):
@@ -158,9 +183,13 @@ class Equifast(Pipeline):
         form = self.module(x)
         return form.image, form.element, form.activations
 
-    def losses(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def vectors(self, images: Tensor) -> Tensor:
+        return orbit_vectors(images, self.network, self.module.group, self.module.padding_mode)
+
+    def losses(self, x: Tensor) -> tuple[Tensor, ...]:
+        self.module.estimator = self.estimator
         form = self.module(x)
-        return form.prior_loss(), form.contrastive_loss(), self.artifact(form.vectors)
+        return form.image, form.prior_loss(), form.contrastive_loss(), self.artifact(form.vectors)
 
     def artifact(self, vectors: Tensor) -> Tensor:
         return equifast.losses.artifact_loss(self.small, self.network, group=self.setting.group, vectors=vectors)
@@ -186,6 +215,13 @@ class AllPasses(Equifast):
         there = equifast.act(members, element, group=group, inverse=True)
         again = self.network(equifast.act(there, element, group=group))
         return torch.nn.functional.mse_loss(again, vectors.transpose(0, 1).flatten(0, 1))
+
+
+def plain_network(setting: Setting) -> ConvNetwork:
+    """The scoring network in plain PyTorch, with the weights that all contenders share."""
+    network = ConvNetwork(setting.small, 16, 7, setting.layers, setting.vector)
+    network.load_state_dict(weights(setting)[0])
+    return network
 
 
 def pipelines(device: torch.device) -> dict[str, type[Pipeline]]:

@@ -18,8 +18,11 @@ import torch
 
 from .settings import Setting, quick, tiny
 
-#: The contender whose first call compiles.
+#: How the contenders are named whose first call compiles.
 COMPILE = "compile"
+
+#: Those that run a graph exported from PyTorch, on CPUs only: a dry run, which does what a GPU would, has none.
+EXPORTED = ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 
 #: A timed block of calls lasts about this long, so that the clock's and the scheduler's grain don't matter.
 BLOCK_MS = 20.0
@@ -62,9 +65,10 @@ class Case:
     """One table row group: who competes at what, on which inputs.
 
     ``compare(got, expected, name)`` returns what is wrong with an output, or None; ``expected`` names the contender
-    that is right by definition. ``clock``, on a GPU: "stream", calls enqueued in a loop, by the device's time; "graph",
-    calls recorded in a CUDA graph, by the device's time, so that the host's doesn't count; "host", the host's time to
-    enqueue a call. On a CPU they are all the same.
+    that is right by definition. One named ``name|tag`` is compared with the expected one of its own tag, if there is
+    any. ``clock``, on a GPU: "stream", calls enqueued in a loop, by the device's time; "graph", calls recorded in a
+    CUDA graph, by the device's time, so that the host's doesn't count; "host", the host's time to enqueue a call. On a
+    CPU they are all the same.
     """
 
     measure: str
@@ -265,7 +269,8 @@ def _inputs(case: Case, seed: int) -> tuple:
 
 
 def _build(contender: Contender, result: Timings, options: Options) -> Bind | None:
-    if (options.quick or options.dry) and contender.name == COMPILE:
+    slow = contender.name.startswith(COMPILE) or (contender.name in EXPORTED and options.dry)
+    if slow and (options.quick or options.dry):
         result.errors[contender.name] = "left out by " + ("--dry-run" if options.dry else "--quick")
         return None
     try:
@@ -280,27 +285,35 @@ def _compare(
 ) -> dict[str, float]:
     """Drop, with the reason, every contender whose output isn't the expected one; milliseconds of the first calls."""
     inputs = _inputs(case, 0)
-    expected = None
+    outputs: dict[str, Any] = {}
     first = {}
-    for name in sorted(binds, key=lambda name: name != case.expected):
+    for name in sorted(binds, key=lambda name: name.partition("|")[0] != case.expected.partition("|")[0]):
         contender, bind = binds[name]
         try:
-            outputs: list = []
+            kept: list = []
             thunk = bind(*inputs)
-            first[name] = time_ms(lambda thunk=thunk, keep=outputs.append: keep(thunk()), 1, device)
-            (got,) = outputs
+            first[name] = time_ms(lambda thunk=thunk, keep=kept.append: keep(thunk()), 1, device)
+            (got,) = kept
         except Exception as error:
             result.errors[name] = reason(error)
             continue
-        if name == case.expected:
-            expected = got
-        elif contender.checked and expected is None:
-            result.errors[name] = f"unchecked: {case.expected} gave nothing to compare with"
-        elif contender.checked and (wrong := case.compare(got, expected, name)):
+        reference = _reference(case.expected, name, binds)
+        if name == reference:
+            outputs[name] = got
+        elif contender.checked and reference not in outputs:
+            result.errors[name] = f"unchecked: {reference} gave nothing to compare with"
+        elif contender.checked and (wrong := case.compare(got, outputs[reference], name)):
             result.errors[name] = f"wrong output: {wrong}"
     for name in result.errors:
         binds.pop(name, None)
     return first
+
+
+def _reference(expected: str, name: str, binds: dict) -> str:
+    """The contender with whose output that of ``name`` is compared."""
+    _, bar, tag = name.partition("|")
+    own = expected.partition("|")[0] + bar + tag
+    return own if tag and own in binds else expected
 
 
 def _warm_up(
@@ -310,7 +323,7 @@ def _warm_up(
     inputs = _inputs(case, 1)
     repeats = {}
     for name, (_, bind) in binds.items():
-        if name != COMPILE and first[name] > 1000.0:
+        if not name.startswith(COMPILE) and first[name] > 1000.0:
             repeats[name] = 1
             continue
         thunk = bind(*inputs)

@@ -15,18 +15,30 @@ import torch
 
 import equifast
 
-from .measure import Spread, Timings
+from .floor import FLOOR
+from .measure import COMPILE, EXPORTED, Spread, Timings
 from .settings import Setting
 from .targets import TARGETS, Target
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "triton", "equiadapt", "kornia", "torchvision", "numpy")
+PACKAGES = ("torch", "triton", "equiadapt", "kornia", "torchvision", "onnx", "onnxruntime", "openvino", "numpy")
+
+#: Rows of what nobody can be quicker than.
+BOUNDS = ("limit", FLOOR)
+
+#: How variants of ours that aren't what it does by itself are named.
+VARIANT = "ours"
 
 Row = dict[str, Any]
 
 
 def is_ours(contender: str) -> bool:
     return contender.startswith("equifast")
+
+
+def is_rival(row: Row) -> bool:
+    """Whether the row has a ratio to ours of somebody else who does the same."""
+    return "ratio" in row and row["contender"] not in BOUNDS and not row["contender"].startswith(VARIANT)
 
 
 def rows(measure: str, setting: Setting, timings: Timings, unit: str = "ms", scale: float = 1.0) -> list[Row]:
@@ -84,6 +96,7 @@ def ratio(theirs: list[float], ours: list[float]) -> Spread:
 def _verdict(target: Target, ours: str, measure: str, setting: Setting, timings: Timings, device: str) -> Row:
     row: Row = {"measure": measure, "setting": str(setting), "contender": ours, "against": target.opponent}
     row |= {"target": target.number(device), "at_least": target.at_least}
+    row |= {"wish": target.wish} if target.wish is not None and device == "cpu" else {}
     row |= {} if target.against else {"unit": "µs"}
     opponents = [name for name in target.against if name in timings.times]
     if not target.against and ours in timings.times:
@@ -157,7 +170,7 @@ def _driver() -> str:
 
 
 def _order(name: str) -> tuple[int, str]:
-    known = ("equiadapt", "eager", "compile", "equifast", "limit")
+    known = ("equiadapt", "eager", COMPILE, *EXPORTED, "equifast", FLOOR, "limit")
     return next((i for i, prefix in enumerate(known) if name.startswith(prefix)), len(known)), name
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import equifast
 
-from ..harness import contenders, eager
+from ..harness import contenders, eager, gradients
 from ..harness.measure import Case, Contender, Options, Thunk, Work, largest_difference, noted, run
 from ..harness.results import Row, rows, verdicts
 from ..harness.settings import GROUPS, Setting
@@ -51,7 +51,7 @@ def case(name: str, setting: Setting, device: torch.device) -> Case:
         return noted(bind(ways[label]), label)
 
     def compiled():
-        return bind(partial(again, products=torch.compile(inner_products, dynamic=False)))
+        return bind(partial(again, products=torch.compile(gradients.inner_products, dynamic=False)))
 
     entries = [Contender("eager", plain)]
     entries.append(Contender(NOTHING_KEPT, lambda: bind(again)))
@@ -73,23 +73,13 @@ def kept(x: Tensor, grad: Tensor, activations: Tensor, group: str) -> Thunk:
 def again(x: Tensor, grad: Tensor, activations: Tensor, group: str, products: Callable | None = None) -> Thunk:
     """Only x stays; backward makes the members one by one."""
     eager.act_by_element(x, activations.argmax(1), group)
-    return lambda: through_softmax((products or inner_products)(x, grad, group), activations)
+    return lambda: through_softmax((products or gradients.inner_products)(x, grad, group), activations)
 
 
 def ours(x: Tensor, grad: Tensor, activations: Tensor, group: str) -> Thunk:
     leaf = activations.detach().requires_grad_()
     form = equifast.canonicalize(x, None, None, group=group, activations=leaf)
     return lambda: torch.autograd.grad(form.image, leaf, grad, retain_graph=True)[0]
-
-
-def inner_products(x: Tensor, grad: Tensor, group: str) -> Tensor:
-    """⟨grad, g_e⁻¹x⟩, (B, E), with one interpolation for each base angle."""
-    table = eager.table(group)
-    bases = {
-        base: x if base == eager.IDENTITY else eager.resample(x, eager.matrix(base, x.device)) for _, base in table
-    }
-    products = [torch.einsum("bchw,bchw->b", eager.permute(bases[base], code), grad) for code, base in table]
-    return torch.stack(products, 1)
 
 
 def through_softmax(grad: Tensor, activations: Tensor) -> Tensor:

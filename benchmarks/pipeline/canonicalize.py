@@ -1,4 +1,7 @@
-"""`canonicalize` at inference: the whole, the network alone, and by difference everything outside the network."""
+"""`canonicalize` at inference: the whole, the network alone, and by difference everything outside the network.
+
+The inference engines run the orbit and the network; the crop, the resize and the canonical images are eager's.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..harness import contenders, published
-from ..harness.measure import Case, Contender, Options, Timings, Work, direct, noted, run
+from ..harness import contenders, engines, floor, published
+from ..harness.measure import COMPILE, Case, Contender, Options, Timings, Work, direct, noted, run
 from ..harness.results import Row, is_ours, rows, verdicts
 from ..harness.settings import Setting, further, headline
 
@@ -26,6 +29,7 @@ def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
         setting = options.setting(setting)
         options.log(f"{MEASURE}: {setting}")
         timings = run(case(setting, options.device), options)
+        floor.put(setting, timings)
         whole, alone, outside = split(timings)
         for name, part in ((MEASURE, whole), (ALONE, alone), (OUTSIDE, outside)):
             yield rows(name, setting, part), verdicts(name, setting, part, options.kind)
@@ -37,7 +41,7 @@ def case(setting: Setting, device: torch.device) -> Case:
 
     def get(name: str) -> contenders.Pipeline:
         if name not in made:
-            made[name] = contenders.pipelines(device)[name](setting, device).train(False)
+            made[name] = engines.pipelines(device)[name](setting, device).train(False)
         return made[name]
 
     def whole(name: str):
@@ -48,13 +52,14 @@ def case(setting: Setting, device: torch.device) -> Case:
         network = direct(get(name).alone)
         return lambda x, members: network(members)
 
-    # Compiling takes longer than all rounds of those two.
-    left_out = ("compile",) if setting.label in ("SAM", "CIFAR") else ()
-    names = [name for name in contenders.pipelines(device) if name not in left_out]
+    # Compiling takes longer than all rounds of those two, and twice for each of a GPU's twelve settings too long.
+    left_out = COMPILE if setting.label in ("SAM", "CIFAR") else engines.FREEZING if device.type == "cuda" else None
+    names = [name for name in engines.pipelines(device) if left_out is None or not name.startswith(left_out)]
     entries = [Contender(name, partial(whole, name), checked=comparable(name, setting)) for name in names]
     both = ("equiadapt", "eager", contenders.ours(device))
     entries += [Contender(name + SUFFIX, partial(alone, name), checked=False) for name in both]
     entries.append(contenders.limit(lambda x, members: x.clone()))
+    entries += floor.contenders(setting, device)
 
     def inputs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x = setting.images(generator, device)

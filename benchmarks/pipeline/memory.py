@@ -53,23 +53,23 @@ def in_subprocess(name: str, setting: Setting, device: torch.device) -> float:
 
 def peak(name: str, setting: Setting, device: torch.device) -> float:
     """MiB above what was there before the step; a step on two images has gone before, so that libraries are loaded."""
-    from .training import pipeline, step
+    from .training import drawn, pipeline, step
 
     made = pipeline(name, setting, device)
-    x = setting.images(torch.Generator().manual_seed(0), device)
-    step(made, x[:2])
+    x, grad = drawn(setting, torch.Generator().manual_seed(0), device)
+    step(made, x[:2], grad[:2])
     gc.collect()
     if device.type == "cuda":
-        step(made, x)  # what kernels are tuned with, and libraries keep, is not the step's
+        step(made, x, grad)  # what kernels are tuned with, and libraries keep, is not the step's
         gc.collect()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        step(made, x)
+        step(made, x, grad)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     give_back()
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
-    step(made, x)
+    step(made, x, grad)
     return (resident("VmHWM") - before) / 2**10
 
 
