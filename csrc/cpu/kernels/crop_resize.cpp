@@ -45,8 +45,8 @@ inline void sum_rows(const A* in, int64_t stride, const A* weight, int64_t count
     for (; j < n; ++j) sum_vectors<A, 1>(in + j, stride, weight, count, out + j);
 }
 
-// From one row of scratch memory that holds n values to the next. Rows begin on a cache line, at most two of a band in
-// the same set of a cache.
+// The distance between rows of n values in scratch memory. No two of sixteen rows begin in the same set of a cache,
+// since the distance is an odd multiple of sixteen values.
 inline int64_t pitch(int64_t n) { return (n + 15) / 32 * 32 + 16; }
 
 template <class T>
@@ -60,7 +60,7 @@ class Resizer {
         in_pitch_(pitch(width_)),
         out_pitch_(pitch(args.columns.rows)),
         band_(kResizeRows * in_pitch_),
-        turned_(kResizeRows * in_pitch_),
+        transposed_(kResizeRows * in_pitch_),
         resized_(kResizeRows * out_pitch_) {}
 
   // Writes rows [i0, i1) of as many planes as are interleaved. `in` and `out` are the first pixels of the first plane.
@@ -102,24 +102,25 @@ class Resizer {
         widen_row(in + k * a_.in.h, &band_[(k - r) * in_pitch_], width_);
       resize_band(&lines_[(r - r0) * out_pitch_], plane_rows);
     }
+    A* line = resized_.data();
     for (int64_t c = 0; c < a_.interleaved; ++c)
       for (int64_t i = i0; i < i1; ++i) {
         sum_rows(&lines_[(c * plane_rows + a_.rows.first[i] - r0) * out_pitch_], out_pitch_, weights(a_.rows, i),
-                 a_.rows.count(i), a_.columns.rows, band_out());
-        narrow_row(band_out(), row(out, c, i), a_.columns.rows);
+                 a_.rows.count(i), a_.columns.rows, line);
+        narrow_row(line, row(out, c, i), a_.columns.rows);
       }
   }
 
-  // The horizontal pass: from kResizeRows rows of band_ to as many of out, for each interleaved channel. The planes of
-  // the channels are plane_rows rows apart.
+  // The horizontal pass: kResizeRows rows of band_ times Cᵀ give as many rows of out, for each interleaved channel.
+  // Rows of out are out_pitch_ apart, and the channels plane_rows rows.
   void resize_band(A* out, int64_t plane_rows) {
     using Vector = typename Tile<A>::Vector;
     constexpr int kVectors = kResizeRows / Tile<A>::K;
-    transpose(band_.data(), in_pitch_, kResizeRows, width_, turned_.data(), kResizeRows);
+    transpose(band_.data(), in_pitch_, kResizeRows, width_, transposed_.data(), kResizeRows);
     const int64_t step = a_.interleaved * kResizeRows;
     for (int64_t c = 0; c < a_.interleaved; ++c) {
       for (int64_t j = 0; j < a_.columns.rows; ++j)
-        sum_vectors<Vector, kVectors>(&turned_[a_.columns.first[j] * step + c * kResizeRows], step,
+        sum_vectors<Vector, kVectors>(&transposed_[a_.columns.first[j] * step + c * kResizeRows], step,
                                       weights(a_.columns, j), a_.columns.count(j), &resized_[j * kResizeRows]);
       transpose(resized_.data(), kResizeRows, a_.columns.rows, kResizeRows, out + c * plane_rows * out_pitch_,
                 out_pitch_);
@@ -148,16 +149,15 @@ class Resizer {
 
   static const A* weights(const BandMatrix& m, int64_t i) { return static_cast<const A*>(m.weight) + m.start[i]; }
   T* row(T* out, int64_t c, int64_t i) const { return out + (c * a_.rows.rows + i) * a_.columns.rows; }
-  A* band_out() const { return resized_.data(); }
 
   const CropResizeArgs& a_;
   const int64_t width_;  // values in a row of the input, with all interleaved channels
   const int64_t in_pitch_, out_pitch_;
-  Buffer<A> band_;     // (kResizeRows, in_pitch_): what the horizontal pass begins with
-  Buffer<A> turned_;   // (in_pitch_, kResizeRows)
-  Buffer<A> resized_;  // (out_pitch_, kResizeRows)
-  Buffer<A> wide_;     // rows of the input in the accumulate type
-  Buffer<A> lines_;    // rows after the horizontal pass
+  Buffer<A> band_;        // (kResizeRows, in_pitch_): what the horizontal pass begins with
+  Buffer<A> transposed_;  // (in_pitch_, kResizeRows)
+  Buffer<A> resized_;     // (out_pitch_, kResizeRows)
+  Buffer<A> wide_;        // rows of the input in the accumulate type
+  Buffer<A> lines_;       // rows after the horizontal pass
 };
 
 }  // namespace
