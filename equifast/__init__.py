@@ -24,6 +24,7 @@ else:
     from .nn.fusion import fuse_first_layer
     from .ops import (
         act,
+        crop_resize,
         orbit,
         orbit_average,
         orbit_conv2d,
@@ -46,6 +47,7 @@ else:
         "backends",
         "canonicalize",
         "check_preprocess",
+        "crop_resize",
         "fuse_first_layer",
         "losses",
         "nn",

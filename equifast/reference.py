@@ -36,6 +36,20 @@ def sample_adjoint(y: Tensor, row: tuple[int, Matrix], padding_mode: str = "bord
     return y if base == IDENTITY else _interpolate_adjoint(y, base, padding_mode)
 
 
+def crop_resize(x: Tensor, size: int | tuple[int, int], *, crop: tuple[int, int, int, int] | None = None) -> Tensor:
+    """The rows and columns of a crop (top, left, height, width), resized by antialiased bilinear interpolation."""
+    if crop is not None:
+        top, left, height, width = crop
+        x = x[:, :, top : top + height, left : left + width]
+    # On a CPU, PyTorch has no antialiasing in narrow types.
+    wide = x.to(accumulate_dtype(x.dtype))
+    height, width = (size, size) if isinstance(size, int) else size
+    if width > 1:
+        return F.interpolate(wide, (height, width), mode="bilinear", antialias=True).to(x.dtype)
+    # PyTorch 2.13 resizes the rows wrongly on a CPU if the output has one column, but not if it has one row.
+    return F.interpolate(wide.mT, (width, height), mode="bilinear", antialias=True).mT.to(x.dtype)
+
+
 def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Tensor:
     """Every ``g_e⁻¹·x``: (B, C, H, W) → (E·B, C, H, W)."""
     table = as_group(group).action_table(inverse=True)

@@ -207,6 +207,14 @@ def differentiable(
             lambda library, x, mode=padding_mode: library.orbit(x, group, padding_mode=mode),
             (rand(batch, 2, *shape, dtype=dtype),),
         )
+    height, width = shape
+    crop = (height // 4, width // 3, height - height // 2, width - width // 3 - width // 4)
+    for size in ((4, 9), (height // 2 + 1, width // 2 + 1)):
+        yield (
+            f"crop_resize {size}",
+            lambda library, x, size=size: library.crop_resize(x, size, crop=crop),
+            (rand(batch, 3, *shape, dtype=dtype),),
+        )
     yield from warps("trivial", True, "border")
     yield from warps("regular", False, "zeros")
     yield from warps("vector", False, "border")
@@ -352,6 +360,9 @@ def samples(
         if not requires_grad:
             three = (images(batch, c, 5, 6) for _ in range(3))
             yield Sample("angle_inner", (*three, ids(group, batch), table, group.n, padding_mode))
+
+        yield Sample("crop_resize", (images(batch, c, 7, 6), [1, 0, 5, 4], [3, 8]))
+        yield Sample("crop_resize_backward", (images(batch, c, 3, 8), [7, 6], [1, 0, 5, 4]))
 
         h, w, stride, padding, dilation = 7, 8, [2, 1], [1, 0], [1, 2]
         conv = (new(3, 2, 3, 2), table, stride, padding, dilation, padding_mode)

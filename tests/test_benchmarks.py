@@ -27,10 +27,11 @@ from benchmarks.harness.measure import (
     run,
 )
 from benchmarks.harness.network import ConvNetwork, resnet50
-from benchmarks.harness.settings import GROUPS, Setting, quick, weights
+from benchmarks.harness.settings import CROP, GROUPS, Setting, further, headline, quick, tiny, weights
 from benchmarks.harness.targets import TARGETS, Target
-from benchmarks.ops import act, estimator, orbit, orbit_conv2d, orbit_scores
+from benchmarks.ops import act, crop_resize, estimator, orbit, orbit_conv2d, orbit_scores
 from benchmarks.pipeline import canonicalize, memory, training, vectors
+from equifast.nn import CropResize
 
 CPU = torch.device("cpu")
 TINY = {group: Setting(group, batch=3, size=40, resize=32, layers=2, vector=16) for group in GROUPS}
@@ -418,6 +419,7 @@ def test_rewritten_path_is_the_packages(group):
         *(act.case("act", TINY[g], tuple(range(TINY[g].order)), CPU) for g in GROUPS),
         *(estimator.case(n, TINY[g], CPU) for g in GROUPS for n in (estimator.BACKWARD, estimator.BOTH)),
         *(make(TINY["C8"], 4, 5, 2, CPU) for make in (orbit_conv2d.forward, orbit_conv2d.backward)),
+        *(make(TINY["C4"], CPU) for make in (crop_resize.forward, crop_resize.backward)),
         orbit_scores.case(Setting("C8", batch=5, size=1, vector=16), CPU),
     ],
     ids=lambda case: f"{case.measure}-{case.setting.group}",
@@ -427,6 +429,16 @@ def test_ops_agree(case):
     assert found.errors in ({}, {"compile": "left out by --quick"})
     assert {"eager", contenders.ours(CPU)} <= set(found.times)
     assert all(len(times) == OPTIONS.rounds for times in found.times.values())
+
+
+@pytest.mark.parametrize("change", [lambda setting: setting, quick, tiny])
+def test_all_contenders_crop_the_same_pixels(change):
+    """Ours keeps one pixel more where a crop would else not share the centre of the image."""
+    for setting in map(change, [*headline("cpu"), *headline("cuda"), *further(), *TINY.values()]):
+        x = torch.rand(1, 1, setting.size, setting.size)
+        start = round((setting.size - setting.crop) / 2)
+        crop = x[:, :, start : start + setting.crop, start : start + setting.crop]
+        assert torch.equal(CropResize(CROP)(x), crop)
 
 
 def test_acts_agree():

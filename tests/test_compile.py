@@ -40,12 +40,16 @@ def test_compiled_ops_are_the_eager_ones(name):
         assert_near(actual, eager)
 
 
-@pytest.mark.parametrize("op", ["orbit", "act", "orbit_average", "orbit_conv2d", "orbit_scores", "contrastive_loss"])
+@pytest.mark.parametrize(
+    "op",
+    ["crop_resize", "orbit", "act", "orbit_average", "orbit_conv2d", "orbit_scores", "contrastive_loss"],
+)
 def test_any_batch_after_the_second_size_is_compiled_already(op):
     counter = CompileCounterWithBackend("aot_eager")
     group = "C8"
     weight, r, element = rand(4, 3, 3, 3), rand(5), ids(group, 8)
     call = {
+        "crop_resize": lambda x, v: ops.crop_resize(x, (4, 3), crop=(1, 0, 5, 6)),
         "orbit": lambda x, v: ops.orbit(x, group),
         "act": lambda x, v: ops.act(x, element[: x.shape[0]], group=group, representation="trivial"),
         "orbit_average": lambda x, v: ops.orbit_average(

@@ -13,7 +13,7 @@ from equifast.orbit_vectors import orbit_vectors
 from . import eager, gradients, published
 from .measure import Contender, direct
 from .network import ConvNetwork
-from .settings import DTYPES, LAYOUTS, Setting, weights
+from .settings import CROP, DTYPES, LAYOUTS, Setting, weights
 
 #: How much of a ready orbit ours gives its network at once when the network alone is timed: 32 rows of 3×96×96.
 CHUNK_BYTES = 32 * 3 * 96 * 96 * 4
@@ -170,14 +170,16 @@ class Equifast(Pipeline):
             setting.group,
             reference=reference,
             learn_reference=False,
-            preprocess=self.preprocess,
+            crop=CROP,
+            resize=setting.resize,
         )
+        module.preprocess.register_forward_hook(self.keep)
         super().__init__(setting, device, module)
         self.passes = 1 if eager.exact(setting.group) else 2
 
-    def preprocess(self, x: Tensor) -> Tensor:
-        self.small = eager.crop_resize(x, self.setting)
-        return self.small
+    def keep(self, module: nn.Module, args: tuple, small: Tensor) -> None:
+        """Of what the network sees: the second pass of a training step turns it too."""
+        self.small = small
 
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         form = self.module(x)

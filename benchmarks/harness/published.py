@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from . import eager
 from .measure import Unavailable, reason
 from .network import ConvNetwork
-from .settings import Setting
+from .settings import CROP, Setting
 
 _keep_alive: list = []
 
@@ -135,7 +135,7 @@ class Published(nn.Module):
         network = found.ConvNetwork(setting.small, 16, 7, setting.layers, setting.vector)
         options = SimpleNamespace(
             beta=1.0,
-            input_crop_ratio=0.8,
+            input_crop_ratio=CROP,
             resize_shape=setting.resize,
             group_type="roto-reflection" if setting.group[0] == "D" else "rotation",
             num_rotations=int(setting.group[1:]),

@@ -11,6 +11,9 @@ from torch import Tensor
 GROUPS = ("C4", "C8", "D4")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+#: How much of each side the network sees, resized.
+CROP = 0.8
+
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -35,8 +38,8 @@ class Setting:
 
     @property
     def crop(self) -> int:
-        """Side of the centre crop of 0.8 that the network sees, resized."""
-        return math.ceil(0.8 * self.size)
+        """Side of the centre crop that the network sees, resized."""
+        return math.ceil(CROP * self.size)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -69,6 +69,8 @@ TARGETS = (
     Target("training step, outside the network", ("equiadapt",), 15.0, 15.0, labels=STRAIGHT_THROUGH),
     Target("training step, peak memory", ("equiadapt",), 1 / 3, 1 / 3, at_least=False),
     Target("tax", ("ResNet-50",), 0.01, 0.02, at_least=False, groups=("C4",)),
+    Target("crop_resize", PLAIN[:1], 2.0, None),
+    Target("crop_resize, backward", PLAIN[:1], 3.0, None),
     Target("act, exact", ("limit",), 1.0, 1 / 0.85, at_least=False),
     Target("act, interpolated", ("limit",), 1.0, 1 / 0.70, at_least=False),
     Target("orbit", ("limit",), 1.0, 1 / 0.85, at_least=False, groups=("C4", "D4")),

@@ -10,7 +10,7 @@ import torch
 
 from ..harness.measure import COMPILE, Case
 from ..harness.settings import GROUPS, Setting, quick
-from . import act, estimator, orbit, orbit_conv2d, orbit_scores
+from . import act, crop_resize, estimator, orbit, orbit_conv2d, orbit_scores
 
 pytest.importorskip("pytest_benchmark")
 
@@ -27,6 +27,9 @@ def cases() -> dict[str, Case]:
         found[f"orbit_conv2d-backward-{group}"] = orbit_conv2d.backward(small, 16, 7, 2, DEVICE)
         found[f"act-{group}"] = act.case("act", whole, tuple(range(whole.order)), DEVICE)
         found[f"estimator-{group}"] = estimator.case(estimator.BACKWARD, whole, DEVICE)
+    images = quick(Setting("C4", layers=0))
+    found["crop_resize"] = crop_resize.forward(images, DEVICE)
+    found["crop_resize-backward"] = crop_resize.backward(images, DEVICE)
     found["orbit_scores"] = orbit_scores.case(quick(orbit_scores.SETTING), DEVICE)
     return found
 

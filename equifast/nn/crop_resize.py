@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks
+from ..ops import crop_resize
 
 
 class CropResize(nn.Module):
@@ -18,7 +17,8 @@ class CropResize(nn.Module):
     to. For that the crop has the same centre as the image: its sides are even where those of the image are even, and
     odd where those are odd. Where the share gives another length, the side is made one pixel longer.
 
-    Equivalent to: ``F.interpolate(x[:, :, top:-top, left:-left], resize, mode="bilinear", antialias=True)``.
+    Equivalent to: ``F.interpolate(x[:, :, top:-top, left:-left], resize, mode="bilinear", antialias=True)``, in one
+    op, `equifast.crop_resize`. Without a resize the result is a view of x.
 
     Args:
         crop: share of each side to keep, 0 < crop ≤ 1; or "square" for the largest square; or None to keep all.
@@ -40,16 +40,18 @@ class CropResize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         checks.images("x", x)
-        if self.crop is not None:
-            height, width = x.shape[2:]
-            kept = (min(height, width),) * 2 if isinstance(self.crop, str) else (height * self.crop, width * self.crop)
-            top, left = _margin(height, kept[0]), _margin(width, kept[1])
-            x = x[:, :, top : height - top, left : width - left]
-        if self.resize is None or tuple(x.shape[2:]) == self.resize:
-            return x
-        # On CPUs PyTorch has no antialiasing in float16 and bfloat16.
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return F.interpolate(wide, self.resize, mode="bilinear", antialias=True).to(x.dtype)
+        top, left, height, width = crop = self._rectangle(*x.shape[2:])
+        if self.resize is None or (height, width) == self.resize:
+            return x[:, :, top : top + height, left : left + width]
+        return crop_resize(x, self.resize, crop=crop)
+
+    def _rectangle(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the crop of an image of this height and width."""
+        if self.crop is None:
+            return 0, 0, height, width
+        kept = (min(height, width),) * 2 if isinstance(self.crop, str) else (height * self.crop, width * self.crop)
+        top, left = _margin(height, kept[0]), _margin(width, kept[1])
+        return top, left, height - 2 * top, width - 2 * left
 
     def extra_repr(self) -> str:
         return f"crop={self.crop}, resize={self.resize}"

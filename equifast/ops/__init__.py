@@ -9,6 +9,7 @@ from pkgutil import iter_modules
 from ..choice import select as select
 from .act import act as act
 from .contrastive_loss import contrastive_loss as contrastive_loss
+from .crop_resize import crop_resize as crop_resize
 from .orbit import orbit as orbit
 from .orbit_average import orbit_average as orbit_average
 from .orbit_conv2d import orbit_conv2d as orbit_conv2d

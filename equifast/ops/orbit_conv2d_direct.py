@@ -45,7 +45,7 @@ def _memory_format(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-register("orbit_conv2d_direct", eager=_eager, fake=_fake)
+register("orbit_conv2d_direct", eager=_eager, fake=_fake, has_gpu_kernel=False)
 
 
 def _backward_eager(grad, x, kernel, table, stride, padding, dilation, padding_mode, channels_last):
@@ -59,4 +59,4 @@ def _backward_fake(grad, x, kernel, table, stride, padding, dilation, padding_mo
     return x.new_empty((grad.shape[1], x.shape[1], *kernel)), x.new_empty(grad.shape[1])
 
 
-register("orbit_conv2d_direct_backward", eager=_backward_eager, fake=_backward_fake)
+register("orbit_conv2d_direct_backward", eager=_backward_eager, fake=_backward_fake, has_gpu_kernel=False)

@@ -23,6 +23,9 @@ GPU = ("cuda", "triton")
 #: The fallback of every op: what runs where the chosen backend has no kernel for it.
 FALLBACKS: dict[str, Callable] = {}
 
+#: The ops that have a kernel for CPUs alone.
+CPU_ONLY: set[str] = set()
+
 
 def _choose(device_type: str) -> str | Exception:
     try:
@@ -53,16 +56,20 @@ def register(
     setup_context: Callable | None = None,
     backward: Callable | None = None,
     has_cpu_kernel: bool = True,
+    has_gpu_kernel: bool = True,
     autocast: Callable[[torch.dtype], torch.dtype] | None = None,
     prefers_triton: Callable[..., bool] | None = None,
 ) -> None:
     """Register everything of one op but its kernels in the native CPU library, which registers those itself.
 
-    ``eager`` is the fallback. ``has_cpu_kernel`` says whether the CPU library has a kernel for the op. ``autocast``
-    maps the autocast dtype to the dtype that floating tensors are cast to. ``prefers_triton`` takes the op's arguments
+    ``eager`` is the fallback. ``has_cpu_kernel`` says whether the CPU library has a kernel for the op,
+    ``has_gpu_kernel`` whether any backend for GPUs has one. ``autocast`` maps the autocast dtype to the dtype that
+    floating tensors are cast to. ``prefers_triton`` takes the op's arguments
     and says whether Triton serves them better than CUDA C++, where both can; without it CUDA C++ serves all of them.
     """
     FALLBACKS[name] = eager
+    if not has_gpu_kernel:
+        CPU_ONLY.add(name)
     for device_type, key in KEYS.items():
         chosen = CHOSEN[device_type]
         if isinstance(chosen, Exception):

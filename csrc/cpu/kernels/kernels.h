@@ -67,6 +67,33 @@ struct FootprintArgs {
   const Footprint* out;
 };
 
+// A matrix whose rows each have a run of numbers other than 0, perhaps an empty one: row i has those from start[i] to
+// start[i + 1] of `weight`, in the columns from first[i] on. Neither end of the run moves back from a row to the next.
+struct BandMatrix {
+  int64_t rows, columns;
+  const int64_t *first, *start;
+  const void* weight;  // in the accumulate type
+
+  int64_t count(int64_t i) const { return start[i + 1] - start[i]; }
+};
+
+// rows · x · columnsᵀ for every plane x.
+struct CropResizeArgs {
+  Dtype dtype;
+  Images in;
+  int64_t B, C;
+  int64_t interleaved;  // how many channels lie side by side in a row of `in`: 1 or C
+  BandMatrix rows, columns;
+  bool columns_first;  // the horizontal pass comes before the vertical one
+  int64_t band;        // rows of the output that a task makes; at most kResizeRows if the vertical pass comes first
+  void* out;           // contiguous (B, C, rows.rows, columns.rows)
+
+  int64_t bands() const { return (rows.rows + band - 1) / band; }
+};
+
+// Rows that the horizontal pass of crop_resize handles at a time: as many as the largest tile of a transpose has.
+constexpr int64_t kResizeRows = 16;
+
 // In float32. A task handles all channels of an image together.
 struct OrbitConv2dArgs {
   Resample resample;
@@ -117,7 +144,8 @@ constexpr int64_t kScoreSamples = 16;
 inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) / kScoreSamples; }
 
 // Every kernel, and the arguments that it takes. A kernel has the name of its op. Two have none: footprint, which
-// serves all transposes, and orbit_conv2d_grad_weight, which is part of the backward pass of orbit_conv2d.
+// serves the transposes of interpolations, and orbit_conv2d_grad_weight, which is part of the backward pass of
+// orbit_conv2d.
 #define EQUIFAST_CPU_KERNELS(X)                \
   X(orbit, ResampleArgs)                       \
   X(orbit_adjoint, ResampleArgs)               \
@@ -127,6 +155,7 @@ inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) /
   X(orbit_average_adjoint, ResampleArgs)       \
   X(orbit_inner, ResampleArgs)                 \
   X(footprint, FootprintArgs)                  \
+  X(crop_resize, CropResizeArgs)               \
   X(orbit_conv2d, OrbitConv2dArgs)             \
   X(orbit_conv2d_grad_weight, OrbitConv2dArgs) \
   X(orbit_scores, ScoreArgs)                   \

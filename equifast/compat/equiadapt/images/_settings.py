@@ -23,8 +23,14 @@ def centre_crop(x: Tensor, size: Sequence[int]) -> Tensor:
     """The middle of x (B, C, H, W), with ``size`` as its (height, width)."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
-    (height, width), (top, left) = size, ((n - m) // 2 for n, m in zip(x.shape[2:], size, strict=True))
+    top, left, height, width = in_the_middle(x, size)
     return x[:, :, top : top + height, left : left + width]
+
+
+def in_the_middle(x: Tensor, size: Sequence[int]) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the rectangle of that size in the middle of x (B, C, H, W)."""
+    height, width = size
+    return (x.shape[2] - height) // 2, (x.shape[3] - width) // 2, height, width
 
 
 def centred(length: int, parent: int) -> int:

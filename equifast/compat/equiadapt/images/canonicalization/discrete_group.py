@@ -19,11 +19,11 @@ from .....canonicalize import canonicalize
 from .....estimators import ESTIMATORS
 from .....groups import Group
 from .....losses import contrastive_loss
-from .....ops import act, orbit, select
+from .....ops import act, crop_resize, orbit, select
 from .....targets import act_masks
 from ...common.basecanonicalization import DiscreteGroupCanonicalization
 from .._action import act_by_angle, element_of
-from .._settings import centre_crop, centred, has, option, resized
+from .._settings import centre_crop, centred, has, in_the_middle, option, resized
 from ..canonicalization_networks.custom_group_equivariant_layers import own_order
 from ..utils import get_action_on_image_features
 
@@ -165,9 +165,11 @@ class DiscreteGroupImageCanonicalization(DiscreteGroupCanonicalization):
         """A centre crop by ``input_crop_ratio``, then an antialiased bilinear resize to ``resize_shape``."""
         if self.grayscale:
             return x
-        x = centre_crop(x, tuple(centred(math.ceil(n * self.crop_ratio), n) for n in x.shape[2:]))
-        size = self._resized((x.shape[2], x.shape[3]))
-        return x if x.shape[2:] == size else F.interpolate(x, size, mode="bilinear", antialias=True)
+        height, width = (centred(math.ceil(n * self.crop_ratio), n) for n in x.shape[2:])
+        size = self._resized((height, width))
+        if size == (height, width):
+            return centre_crop(x, size)
+        return crop_resize(x, size, crop=in_the_middle(x, (height, width)))
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) that images of this (height, width) are resized to."""
