@@ -349,9 +349,8 @@ def samples(
         yield Sample("orbit_inner", (images(batch, c, 4, 4), images(order, batch, c, 4, 4), *action))
         yield Sample("orbit_inner", (images(order, batch, c, 4, 4), images(batch, c, 4, 4), *action))
         yield Sample("orbit_inner", (images(batch, c, 4, 4), images(batch, c, 4, 4), *action))
-        if not requires_grad:
-            three = (images(batch, c, 5, 6) for _ in range(3))
-            yield Sample("angle_inner", (*three, ids(group, batch), table, group.n, padding_mode))
+        three = (images(batch, c, 5, 6) for _ in range(3))
+        yield Sample("angle_inner", (*three, ids(group, batch), table, group.n, padding_mode))
 
         h, w, stride, padding, dilation = 7, 8, [2, 1], [1, 0], [1, 2]
         conv = (new(3, 2, 3, 2), table, stride, padding, dilation, padding_mode)

@@ -61,6 +61,14 @@ struct ResampleArgs {
   void* out;               // contiguous pixels; orbit_inner: (B, C, E) partial sums in double
 };
 
+struct AngleArgs {
+  Resample resample;
+  Images in, image, grad;  // x, its canonical images and the gradient there
+  const int64_t* element;  // (B,)
+  int64_t turns;           // how many of the first elements are rotations; the others are reflections
+  double* out;             // (B, C, 2) partial sums
+};
+
 struct FootprintArgs {
   Resample resample;
   const Matrix* bases;
@@ -126,6 +134,7 @@ inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) /
   X(orbit_average, ResampleArgs)               \
   X(orbit_average_adjoint, ResampleArgs)       \
   X(orbit_inner, ResampleArgs)                 \
+  X(angle_inner, AngleArgs)                    \
   X(footprint, FootprintArgs)                  \
   X(orbit_conv2d, OrbitConv2dArgs)             \
   X(orbit_conv2d_grad_weight, OrbitConv2dArgs) \

@@ -23,6 +23,13 @@ void use_huge_pages(const Tensor& t);
 std::optional<Tensor> dense_weights(const std::optional<Tensor>& weights, const Tensor& images, int64_t batch,
                                     int64_t order);
 
+// The ids (B,) of elements, each checked to be in [0, order), contiguous.
+Tensor checked_ids(const Tensor& element, int64_t order);
+
+// out[b, k]: the sum over channels of the partial sums (B, C, size), in the order of the channels. It has the
+// accumulate type of the images.
+Tensor sum_over_channels(const std::vector<double>& partial, const Tensor& images, const Resample& r, int64_t size);
+
 // Owns all memory that its `resample` points to.
 class ResamplePlan {
  public:
