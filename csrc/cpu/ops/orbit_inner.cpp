@@ -1,20 +1,28 @@
 // orbit_inner: the inner product of each element applied to u with v.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+
 #include "cpu/runtime/resample_plan.h"
 #include "cpu/runtime/run.h"
 
 namespace equifast::cpu {
 namespace {
 
+// The planes of u and v that a task reads at a time take about as much. They stay in the L2 cache while those of the
+// next task are fetched.
+constexpr int64_t kBlockBytes = 1 << 19;
+
 Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, std::vector<int64_t> permutation,
                    std::vector<double> mixing, std::string padding_mode) {
   const auto sizes = check_operands(u, v);
-  const ResamplePlan plan(u, "u", sizes, table, permutation, mixing, padding_mode, {.shared = u.dim() == 4});
-  const Resample& r = plan.resample;
+  ResamplePlan plan(u, "u", sizes, table, permutation, mixing, padding_mode, {.shared = u.dim() == 4});
+  Resample& r = plan.resample;
   check_elements(u, r.order, "u");
   check_elements(v, r.order, "v");
   if (u.numel() == 0) return zeros(u, {r.B, r.order}, accumulate_dtype(u));
+  if (!r.mixing)
+    r.channel_block = std::clamp<int64_t>(kBlockBytes / (2 * r.H * r.W * u.element_size()), 1, r.channel_block);
   const Tensor dense_u = with_dense_rows(u), dense_v = with_dense_rows(v);
   std::vector<double> partial(r.B * r.C * r.order);
   const ResampleArgs args = {.resample = r,
