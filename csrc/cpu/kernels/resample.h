@@ -146,9 +146,9 @@ class Resampler {
     for (int64_t c = 0; c < s.count; ++c) {
       T* to = out + c * plane() + i0 * r_.W;
       if (!interpolated(e))
-        permute_rows(code(e), source(in, s, channel(e, s.c + c)), in.h, r_.H, r_.W, i0, i1, to, r_.W);
+        permute_rows(code(e), source(in, s, channel(e, s.c + c)), in.h, r_.H, r_.W, i0, i1, to, r_.W, r_.around_cache);
       else if constexpr (__is_same(T, A))
-        permute_rows(code(e), base_plane(r_.base[e], c), r_.W, r_.H, r_.W, i0, i1, to, r_.W);
+        permute_rows(code(e), base_plane(r_.base[e], c), r_.W, r_.H, r_.W, i0, i1, to, r_.W, r_.around_cache);
       else return false;
     }
     return true;

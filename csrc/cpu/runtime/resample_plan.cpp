@@ -36,6 +36,8 @@ void use_huge_pages(const Tensor& t) {
 #endif
 }
 
+bool exceeds_caches(const Tensor& t) { return t.numel() * t.element_size() >= INT64_C(1) << 24; }
+
 std::optional<Tensor> dense_weights(const std::optional<Tensor>& weights, const Tensor& images, int64_t batch,
                                     int64_t order) {
   if (!weights) return std::nullopt;
@@ -89,7 +91,8 @@ ResamplePlan::ResamplePlan(const Tensor& images, const char* name, const std::ar
               .channel_block = std::min<int64_t>(C, kChannelBlock),
               .row_runs = 1,
               .all_elements = false,
-              .reuse_bases = false};
+              .reuse_bases = false,
+              .around_cache = false};
   // The channels of a block share the positions of their pixels. Where images are few and can't be cut into runs of
   // rows, it matters more that every thread has something to do.
   if (!options.by_rows && !one_task_an_image(B * resample.channel_blocks()))

@@ -19,6 +19,9 @@ Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4
 // Asks for huge pages under a large new tensor. Without them, most of the time of a copy goes to faults on small pages.
 void use_huge_pages(const Tensor& t);
 
+// Whether a new tensor is so large that the caches of cores don't keep it until something reads it.
+bool exceeds_caches(const Tensor& t);
+
 // The (B, E) weights, checked and contiguous.
 std::optional<Tensor> dense_weights(const std::optional<Tensor>& weights, const Tensor& images, int64_t batch,
                                     int64_t order);
