@@ -21,7 +21,6 @@ from . import ops
 from .choice import OrbitScores, choice_weights, logits
 from .dtypes import accumulate_dtype
 from .groups import Group
-from .ops.angle_inner import angle_inner
 
 Estimator = Callable[[Tensor, OrbitScores, Group, float, str], tuple[Tensor, Tensor]]
 Table = tuple[float, ...]
@@ -68,9 +67,8 @@ def angle(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mod
     The choice is read as ``θ = Σ_e p_e·θ_e`` (a plain number, not a point of the circle) and ``r = Σ_e p_e·r_e``, the
     image as ``(1 − r)·R(−θ)x + r·F R(−θ)x``. So ``∂L/∂p_e = (∂L/∂θ)·θ_e + (∂L/∂r)·r_e`` with the analytic derivative
     of the bilinear resampling by its angle. Where a sample falls on a pixel, that is the mean of the slopes on either
-    side; where the border clamps, it is zero. The backward pass is one kernel on a GPU, which has no derivative of its
-    own, and eager PyTorch on a CPU. This estimator is here for comparison with published results: `straight_through`
-    knows that 0° and 315° are neighbours, and is faster on a CPU.
+    side; where the border clamps, it is zero. The backward pass is one kernel. This estimator is here for comparison
+    with published results: `straight_through` knows that 0° and 315° are neighbours.
     """
     table = group.action_table(inverse=True)
     image = _Angle.apply(x, scores.probabilities, scores.element, table, padding_mode, group)
@@ -132,7 +130,8 @@ class _Angle(torch.autograd.Function):
 
 def angle_gradient(x: Tensor, image: Tensor, grad: Tensor, element: Tensor, group: Group, padding_mode: str) -> Tensor:
     """``∂L/∂p`` (B, E) of `angle` at the chosen element, from x, its canonical image and the gradient there."""
-    sums = angle_inner(x, image, grad, element, group.action_table(inverse=True), group.n, padding_mode)
+    table = group.action_table(inverse=True)
+    sums = torch.ops.equifast.angle_inner(x, image, grad, element, table, group.n, padding_mode)
     ids = torch.arange(group.order, device=x.device)
     angles = (ids % group.n).to(sums.dtype) * (2 * math.pi / group.n)
     return sums[:, :1] * angles + sums[:, 1:] * (ids >= group.n)

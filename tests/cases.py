@@ -357,9 +357,8 @@ def samples(
         yield Sample("orbit_inner", (images(batch, c, 4, 4), images(order, batch, c, 4, 4), *action))
         yield Sample("orbit_inner", (images(order, batch, c, 4, 4), images(batch, c, 4, 4), *action))
         yield Sample("orbit_inner", (images(batch, c, 4, 4), images(batch, c, 4, 4), *action))
-        if not requires_grad:
-            three = (images(batch, c, 5, 6) for _ in range(3))
-            yield Sample("angle_inner", (*three, ids(group, batch), table, group.n, padding_mode))
+        three = (images(batch, c, 5, 6) for _ in range(3))
+        yield Sample("angle_inner", (*three, ids(group, batch), table, group.n, padding_mode))
 
         yield Sample("crop_resize", (images(batch, c, 7, 6), [1, 0, 5, 4], [3, 8]))
         yield Sample("crop_resize_backward", (images(batch, c, 3, 8), [7, 6], [1, 0, 5, 4]))

@@ -1,4 +1,13 @@
-"""`angle_inner`: the two sums over pixels that the backward pass of the estimator `angle` is made of."""
+"""`angle_inner`: how the loss changes by the angle and by the reflection flag of each image.
+
+``angle_inner(x, image, grad, element, table, turns, padding_mode)`` is (B, 2) in the accumulate dtype. With ``grad``
+the gradient at the canonical ``image`` of x, flipped back where ``element`` is a reflection, it is
+``⟨grad, d/dθ R(−θ)x⟩`` at the angle of the element, and ``⟨grad, F·image − image⟩``. ``table`` is
+``Group.action_table(inverse=True)``, and ``turns`` says how many of its first rows are rotations.
+
+The backward pass of the estimator `angle` is made of these sums. They can be differentiated again, by their definition
+in eager PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +19,10 @@ from torch import Tensor
 
 from ..dtypes import accumulate_dtype
 from ..geometry import STEPS, Matrix, multiply, quarter_turn, rows
-from .registry import CHOSEN, GPU, register
+from .registry import register
 
-#: Bytes of images at a time on a CPU. There are about fifteen temporaries of their size.
+#: Bytes of images that the definition takes at a time on a CPU. It has about fifteen temporaries of their size.
 CHUNK_BYTES = 1 << 20
-
-
-def angle_inner(
-    x: Tensor, image: Tensor, grad: Tensor, element: Tensor, table: Sequence[float], turns: int, padding_mode: str
-) -> Tensor:
-    """How the loss changes by the angle and by the reflection flag of each image: (B, 2) in the accumulate dtype.
-
-    With ``grad`` the gradient at the canonical ``image`` of x, flipped back where ``element`` is a reflection:
-    it is ``⟨grad, d/dθ R(−θ)x⟩`` at the angle of the element, and ``⟨grad, F·image − image⟩``. On a GPU that is one
-    kernel. Elsewhere it is eager PyTorch, which differentiates.
-
-    table: ``Group.action_table(inverse=True)``; turns: how many of its first rows are rotations.
-    """
-    if CHOSEN.get(x.device.type) in GPU:
-        return torch.ops.equifast.angle_inner(x, image, grad, element, table, turns, padding_mode)
-    return _eager(x, image, grad, element, table, turns, padding_mode)
 
 
 def _eager(x, image, grad, element, table, turns, padding_mode):
@@ -90,14 +83,24 @@ def _fake(x, image, grad, element, table, turns, padding_mode):
     return x.new_empty((x.shape[0], 2), dtype=accumulate_dtype(x.dtype))
 
 
-def _no_double_backward(ctx, grad):
-    raise RuntimeError("angle: double backward is not supported on a GPU; its backward pass on a CPU differentiates")
+def _setup_context(ctx, inputs, output):
+    x, image, grad, element, ctx.table, ctx.turns, ctx.padding_mode = inputs
+    ctx.save_for_backward(x, image, grad, element)
 
 
-register(
-    "angle_inner",
-    eager=_eager,
-    fake=_fake,
-    backward=_no_double_backward,
-    has_cpu_kernel=False,
-)
+def _backward(ctx, grad_sums):
+    """Differentiates the definition. No kernel has a backward pass of its own: only double backward needs one."""
+    *saved, element = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:3]
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # One tensor may depend on another. A view of each keeps the derivatives by them apart.
+        views = [t.view_as(t) if wanted else t.detach() for t, wanted in zip(saved, needed, strict=True)]
+        x, image, grad = views
+        sums = _eager(x, image, grad, element, ctx.table, ctx.turns, ctx.padding_mode)
+        leaves = [t for t, wanted in zip(views, needed, strict=True) if wanted]
+        found = iter(torch.autograd.grad(sums, leaves, grad_sums, create_graph=differentiable))
+    return *(next(found) if wanted else None for wanted in needed), None, None, None, None
+
+
+register("angle_inner", eager=_eager, fake=_fake, setup_context=_setup_context, backward=_backward)

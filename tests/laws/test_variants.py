@@ -14,13 +14,13 @@ import torch
 from equifast import as_group, ops
 from equifast.backends import native
 
-from ..cases import DTYPES, assert_near_overall, assert_same, differentiable, rand
+from ..cases import DTYPES, assert_near_overall, assert_same, differentiable, ids, rand
 
 SUPPORTED = native.helper().supported_isas() if native.helper() else []
 
 
 def answers(groups, shapes, dtypes, batch):
-    """Outputs and gradients of every public op."""
+    """Outputs and gradients of every public op, and what the estimator `angle` calls."""
     results = {}
     for group in map(as_group, groups):
         for shape in shapes:
@@ -33,6 +33,10 @@ def answers(groups, shapes, dtypes, batch):
                     grads = torch.autograd.grad(out, leaves, upstream)
                     key = f"{name} of {group} on {shape} in {dtype}"
                     results[key] = [t.detach() for t in (*out, *grads)]
+                images, element = [rand(batch, 3, *shape, dtype=dtype, seed=s) for s in range(3)], ids(group, batch)
+                options = list(group.action_table(inverse=True)), group.n, "border"
+                sums = torch.ops.equifast.angle_inner(*images, element, *options)
+                results[f"angle_inner of {group} on {shape} in {dtype}"] = [sums]
     return results
 
 

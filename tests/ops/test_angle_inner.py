@@ -1,20 +1,21 @@
 """angle_inner, the backward pass of the estimator `angle`, against its definition in eager PyTorch.
 
-The library for CPUs and the reference run that definition itself; tests/test_estimators.py holds it against others.
+tests/test_estimators.py holds that definition against others.
 """
 
 import pytest
 import torch
+from torch.autograd import gradcheck, gradgradcheck
 
 import equifast
 from equifast.groups import as_group
 
-from ..backend import by_backend
-from ..cases import DTYPES, LARGE, LAYOUTS, PADDING_MODES, assert_near_overall, every, ids, rand
+from ..backend import by_backend, only
+from ..cases import DTYPES, LARGE, LAYOUTS, PADDING_MODES, assert_near_overall, assert_same, every, ids, rand
 from ..definitions import call, eager
 
 SHAPES = by_backend(
-    dict.fromkeys(PADDING_MODES, [(6, 6), (4, 7), (5, 1), (1, 6)]),
+    dict.fromkeys(PADDING_MODES, [(6, 6), (4, 7), (5, 1), (1, 6), (1, 1), (4, 6), (16, 16), (33, 33), (20, 47)]),
     dict.fromkeys(PADDING_MODES, [(6, 6), (4, 7), (5, 1), (1, 6)]),
     interpreter={"border": [(6, 6), (4, 7), (5, 1)], "zeros": [(5, 5), (7, 4), (1, 6)]},
 )
@@ -118,8 +119,52 @@ def test_gradients_of_canonicalize(group, dtype, monkeypatch):
         assert_near_overall(actual, expected, scale=10)
 
 
-def test_its_backward_says_that_it_has_none():
-    x, image, grad = three(2, 1, 4, 4)
-    (out,) = call("angle_inner", *arguments("C4", torch.tensor([1, 2]), (x.requires_grad_(), image, grad)))
-    with pytest.raises(RuntimeError, match="angle: double backward is not supported"):
-        out.sum().backward()
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("name", ["C8", "D4"])
+def test_it_can_be_differentiated_twice(name, padding_mode):
+    """By all three tensors, although no kernel has a backward pass of its own."""
+    leaves = [t.requires_grad_() for t in three(2, 1, 4, 4, dtype=torch.float64)]
+
+    def sums(*tensors):
+        return call("angle_inner", *arguments(name, ids(name, 2), tensors, padding_mode))[0]
+
+    assert gradcheck(sums, leaves, fast_mode=True)
+    assert gradgradcheck(sums, leaves, fast_mode=True)
+
+
+def test_the_derivative_by_one_tensor_leaves_out_what_depends_on_it():
+    x, _, grad = (t.requires_grad_() for t in three(2, 1, 4, 4, dtype=torch.float64))
+    element = torch.tensor([1, 6])
+    derivatives = []
+    for image in (x * 2, (x * 2).detach()):
+        (sums,) = call("angle_inner", *arguments("D4", element, (x, image, grad)))
+        derivatives.append(torch.autograd.grad(sums[:, 0].sum(), (x, grad)))
+    for one, other in zip(*derivatives, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("group", ["D4", "C8"])
+def test_it_does_not_depend_on_the_batch(group):
+    batch, side = by_backend((9, 20), (3, 5))
+    tensors, element = three(batch, 5, side, side), ids(group, batch)
+    (together,) = call("angle_inner", *arguments(group, element, tensors))
+    for b in (0, batch // 2, batch - 1):
+        part = [t[b : b + 1] for t in tensors]
+        assert_same(together[b : b + 1], call("angle_inner", *arguments(group, element[b : b + 1], part))[0])
+
+
+@pytest.mark.parametrize("where", [0, 1, 2], ids=["x", "image", "grad"])
+@pytest.mark.parametrize("group", ["D4", "C8"])
+def test_a_nan_stays_in_its_image_and_its_sum(group, where):
+    tensors = three(3, 2, 6, 6)
+    tensors[where][1, 1, 2, 3] = torch.nan
+    is_nan = call("angle_inner", *arguments(group, torch.tensor([1, 3, 2]), tensors))[0].isnan()
+    assert is_nan.tolist() == [[False, False], [where != 1, where != 0], [False, False]]
+
+
+@only("cpu", because="a kernel on a GPU can't raise, and the definition takes ids modulo the rotations")
+@pytest.mark.parametrize("bad", [-1, 8])
+def test_an_id_beyond_the_group_is_refused(bad):
+    with pytest.raises(RuntimeError, match=f"element: expected ids in \\[0, 8\\), got {bad} at 1"):
+        call("angle_inner", *arguments("D4", torch.tensor([0, bad]), three(2, 1, 4, 4)))

@@ -23,6 +23,7 @@ from ..cases import (
     assert_same,
     exact_elements,
     few_problems,
+    ids,
     layout_of_resampled,
     problems,
     product_or_turns,
@@ -198,3 +199,18 @@ def test_groups_that_do_not_fit_into_arguments(group):
     for adjoint in (False, True):
         args = rand(1, order, 5, 6), rand(1, order), *action(group, "regular", "zeros", adjoint)
         assert_near(call("orbit", *args)[0], eager("orbit", *args)[0], scale=4)
+
+
+@compiled()
+@pytest.mark.parametrize("side", [128, 117])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_orbit_that_no_cache_holds(dtype, side):
+    """Kernels for CPUs write it around the cache, whole lines of it where rows are made of those."""
+    batch = 16 * 1024**2 // (8 * side**2 * dtype.itemsize) + 1
+    x = rand(batch, 1, side, side, dtype=dtype)
+    for padding in (0, 3):
+        cropped = torch.nn.functional.pad(x, (padding, 0))[..., padding:]
+        assert_same(equifast.orbit(cropped, "D4"), reference.orbit(x, "D4"))
+        element = ids("D4", 8 * batch)
+        many = cropped.repeat(8, 1, 1, 1)
+        assert_same(equifast.act(many, element, group="D4"), reference.act(many, element, group="D4"))

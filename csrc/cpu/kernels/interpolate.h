@@ -9,6 +9,27 @@
 namespace equifast::cpu {
 namespace {
 
+#ifdef __AVX512F__
+// first = source[at] and second = source[at + 1] for sixteen positions. Each pair comes with one load.
+inline void load_pairs(const float* source, __m512i at, __m512& first, __m512& second) {
+  const __m512 low = _mm512_castsi512_ps(_mm512_i32gather_epi64(_mm512_castsi512_si256(at), source, 4));
+  const __m512 high = _mm512_castsi512_ps(_mm512_i32gather_epi64(_mm512_extracti64x4_epi64(at, 1), source, 4));
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  first = _mm512_permutex2var_ps(low, even, high);
+  second = _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high);
+}
+inline void load_pairs(const bfloat16* source, __m512i at, __m512& first, __m512& second) {
+  const __m512i pairs = _mm512_i32gather_epi32(at, source, 2);
+  first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+  second = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
+}
+inline void load_pairs(const half* source, __m512i at, __m512& first, __m512& second) {
+  const __m512i pairs = _mm512_i32gather_epi32(at, source, 2);
+  first = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
+  second = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
+}
+#endif
+
 // A is the accumulate type of the pixels. The weights are rounded to it.
 template <class A>
 class Interpolator {
@@ -100,27 +121,6 @@ class Interpolator {
       w11[j] = fy * fx;
     }
   }
-
-#ifdef __AVX512F__
-  // first = source[at] and second = source[at + 1] for sixteen positions; each pair comes with one load.
-  static void load_pairs(const float* source, __m512i at, __m512& first, __m512& second) {
-    const __m512 low = _mm512_castsi512_ps(_mm512_i32gather_epi64(_mm512_castsi512_si256(at), source, 4));
-    const __m512 high = _mm512_castsi512_ps(_mm512_i32gather_epi64(_mm512_extracti64x4_epi64(at, 1), source, 4));
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    first = _mm512_permutex2var_ps(low, even, high);
-    second = _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(1)), high);
-  }
-  static void load_pairs(const bfloat16* source, __m512i at, __m512& first, __m512& second) {
-    const __m512i pairs = _mm512_i32gather_epi32(at, source, 2);
-    first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-    second = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
-  }
-  static void load_pairs(const half* source, __m512i at, __m512& first, __m512& second) {
-    const __m512i pairs = _mm512_i32gather_epi32(at, source, 2);
-    first = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
-    second = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
-  }
-#endif
 
   int64_t H_, W_;
   bool border_;

@@ -48,6 +48,7 @@ struct Resample {
   int64_t row_runs;       // orbit, act: into how many runs of rows a task's image is cut
   bool all_elements;      // orbit: a task makes every element of its image
   bool reuse_bases;       // all elements read one image: interpolate each distinct base once
+  bool around_cache;      // orbit, act: write pixels that are only moved around the cache
 
   int64_t channel_blocks() const { return (C + channel_block - 1) / channel_block; }
 };
@@ -59,6 +60,14 @@ struct ResampleArgs {
   const void* weights;     // (B, E) in the accumulate type, or null
   const int64_t* element;  // act: (B,)
   void* out;               // contiguous pixels; orbit_inner: (B, C, E) partial sums in double
+};
+
+struct AngleArgs {
+  Resample resample;
+  Images in, image, grad;  // x, its canonical images and the gradient there
+  const int64_t* element;  // (B,)
+  int64_t turns;           // how many of the first elements are rotations; the others are reflections
+  double* out;             // (B, C, 2) partial sums
 };
 
 struct FootprintArgs {
@@ -154,6 +163,7 @@ inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) /
   X(orbit_average, ResampleArgs)               \
   X(orbit_average_adjoint, ResampleArgs)       \
   X(orbit_inner, ResampleArgs)                 \
+  X(angle_inner, AngleArgs)                    \
   X(footprint, FootprintArgs)                  \
   X(crop_resize, CropResizeArgs)               \
   X(orbit_conv2d, OrbitConv2dArgs)             \

@@ -21,6 +21,7 @@ void orbit(const ResampleArgs& a, int64_t begin, int64_t end) {
         resampler.write(a.in, s, e, run * rows, smaller((run + 1) * rows, r.H),
                         weights ? weights + b * r.order + e : nullptr, out + (e * r.B + b) * image + s.c * r.H * r.W);
     }
+    finish_lines();
   });
 }
 

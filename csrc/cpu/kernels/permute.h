@@ -33,6 +33,49 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
+// Stores that go around the cache: a line that is written whole is not read before. That is twice as fast where memory
+// is the limit (orbit of D4, 64×3×96×96), and only where the lines of a row are whole vectors.
+#ifdef __AVX512F__
+constexpr int64_t kLineBytes = 64;
+inline bool starts_line(const void* p) { return reinterpret_cast<uintptr_t>(p) % kLineBytes == 0; }
+template <class Vector>
+inline void store_line(void* to, const Vector& v) {
+  static_assert(sizeof(Vector) == kLineBytes);
+  _mm512_stream_si512(static_cast<__m512i*>(to), reinterpret_cast<const __m512i&>(v));
+}
+// Makes what was stored visible to other threads.
+inline void finish_lines() { _mm_sfence(); }
+
+template <class T>
+struct Line {
+  static constexpr int64_t K = kLineBytes / sizeof(T);
+  typedef T Vector __attribute__((vector_size(kLineBytes), aligned(alignof(T)), may_alias));
+
+  template <size_t... k>
+  static inline void reverse(Vector& v, std::index_sequence<k...>) {
+    v = __builtin_shufflevector(v, v, (K - 1 - int64_t(k))...);
+  }
+};
+
+// Writes n pixels in order, or in reverse.
+template <bool kReversed, class T>
+inline void store_row(const T* from, T* to, int64_t n) {
+  using Vector = typename Line<T>::Vector;
+  constexpr int64_t K = Line<T>::K;
+  const auto source = [&](int64_t j, int64_t count) { return from + (kReversed ? n - count - j : j); };
+  int64_t j = 0;
+  for (; j < n && !starts_line(to + j); ++j) to[j] = *source(j, 1);
+  for (; j + K <= n; j += K) {
+    Vector v = *reinterpret_cast<const Vector*>(source(j, K));
+    if constexpr (kReversed) Line<T>::reverse(v, std::make_index_sequence<K>());
+    store_line(to + j, v);
+  }
+  for (; j < n; ++j) to[j] = *source(j, 1);
+}
+#else
+inline void finish_lines() {}
+#endif
+
 // A K × K tile in K vectors. It is transposed in log2(K) rounds, each of which exchanges blocks across the diagonal.
 template <class T>
 struct Tile {
@@ -58,20 +101,30 @@ struct Tile {
   }
 
   // The rows of the source are source_step apart, and become columns. The rows of the output are out_step apart.
+  template <bool kLines = false>
   static inline void transpose(const T* source, int64_t source_step, T* out, int64_t out_step) {
     Vector row[K];
 #pragma GCC unroll 16
     for (int r = 0; r < K; ++r) row[r] = *reinterpret_cast<const Vector*>(source + r * source_step);
     round<1>(row);
 #pragma GCC unroll 16
-    for (int r = 0; r < K; ++r) *reinterpret_cast<Vector*>(out + r * out_step) = row[r];
+    for (int r = 0; r < K; ++r) {
+#ifdef __AVX512F__
+      if constexpr (kLines && sizeof(Vector) == kLineBytes) {
+        store_line(out + r * out_step, row[r]);
+        continue;
+      }
+#endif
+      *reinterpret_cast<Vector*>(out + r * out_step) = row[r];
+    }
   }
 };
 
-// Writes rows [i0, i1) of the permuted plane, which is H × W, to out, whose first row is row i0.
+// Writes rows [i0, i1) of the permuted plane, which is H × W, to out, whose first row is row i0; around the cache if
+// `around` says so and the instruction set can. Then finish_lines() has to follow.
 template <class Pixel>
 void permute_rows(int code, const Pixel* source_pixels, int64_t stride, int64_t H, int64_t W, int64_t i0, int64_t i1,
-                  Pixel* out_pixels, int64_t out_stride) {
+                  Pixel* out_pixels, int64_t out_stride, [[maybe_unused]] bool around = false) {
   using T = typename BitsOf<sizeof(Pixel)>::type;
   const T* source = reinterpret_cast<const T*>(source_pixels);
   T* out = reinterpret_cast<T*>(out_pixels);
@@ -81,6 +134,12 @@ void permute_rows(int code, const Pixel* source_pixels, int64_t stride, int64_t 
     for (int64_t i = i0; i < i1; ++i) {
       const T* from = source + (p.reverse_row ? H - 1 - i : i) * stride;
       T* to = out + (i - i0) * out_stride;
+#ifdef __AVX512F__
+      if (around) {
+        p.reverse_col ? store_row<true>(from, to, W) : store_row<false>(from, to, W);
+        continue;
+      }
+#endif
       if (p.reverse_col)
         for (int64_t j = 0; j < W; ++j) to[j] = from[W - 1 - j];
       else std::memcpy(to, from, W * sizeof(T));
@@ -109,8 +168,15 @@ void permute_rows(int code, const Pixel* source_pixels, int64_t stride, int64_t 
       for (int64_t ti = strip; ti < smaller(strip + kStrip, i1); ti += K) {
         const int64_t i = smaller(ti, i1 - K);
         T* to = out + (p.reverse_col ? i + K - 1 - i0 : i - i0) * out_stride + j;
-        Tile<T>::transpose(from + (p.reverse_col ? N - K - i : i), p.reverse_row ? -stride : stride, to,
-                           p.reverse_col ? -out_stride : out_stride);
+        const T* tile = from + (p.reverse_col ? N - K - i : i);
+        const int64_t step = p.reverse_row ? -stride : stride, out_step = p.reverse_col ? -out_stride : out_stride;
+#ifdef __AVX512F__
+        if (around && starts_line(to) && out_stride * sizeof(T) % kLineBytes == 0) {
+          Tile<T>::template transpose<true>(tile, step, to, out_step);
+          continue;
+        }
+#endif
+        Tile<T>::transpose(tile, step, to, out_step);
       }
     }
 }

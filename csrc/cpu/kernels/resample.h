@@ -28,11 +28,11 @@ class Resampler {
   Resampler(const Resample& resample, bool adjoint)
       : r_(resample),
         adjoint_(adjoint),
-        interpolators_(new Interpolator<A>*[resample.order]()),
+        interpolators_(new Interpolator<A>*[resample.order + resample.bases]()),
         pixels_(kBand * resample.W),
         band_(resample.channel_block * kBand * resample.W) {}
   ~Resampler() {
-    for (int64_t e = 0; e < r_.order; ++e) delete interpolators_[e];
+    for (int64_t k = 0; k < r_.order + r_.bases; ++k) delete interpolators_[k];
     delete[] interpolators_;
   }
   Resampler(const Resampler&) = delete;
@@ -42,16 +42,13 @@ class Resampler {
   void prepare(const Images& in, const Site& s) {
     if (!r_.bases) return;
     bases_.resize(r_.bases * r_.channel_block * plane());
-    for (int64_t k = 0; k < r_.bases; ++k) {
-      int64_t e = 0;
-      while (r_.base[e] != k) ++e;
-      Interpolator<A> interpolator(r_.actions[e].base, r_.H, r_.W, r_.border);
-      for (int64_t i = 0; i < r_.H; ++i) {
-        interpolator.row(i);
-        for (int64_t c = 0; c < s.count; ++c)
-          interpolator.apply(source(in, s, s.c + c), in.h, base_plane(k, c) + i * r_.W);
-      }
-    }
+    for (int64_t k = 0; k < r_.bases; ++k) interpolate_base(in, s, k, 0, r_.H, base_plane(k, 0), plane());
+  }
+
+  // Makes rows [i0, i1) of base image k, at most kBand of them: (count, i1 − i0, W) in the accumulate type, in scratch.
+  const A* base_band(const Images& in, const Site& s, int64_t k, int64_t i0, int64_t i1) {
+    interpolate_base(in, s, k, i0, i1, band_.data(), (i1 - i0) * r_.W);
+    return band_.data();
   }
 
   // Makes rows [i0, i1) of element e, at most kBand of them: (count, i1 − i0, W) in the accumulate type, in scratch.
@@ -109,9 +106,27 @@ class Resampler {
   static const T* source(const Images& in, const Site& s, int64_t c) {
     return static_cast<const T*>(in.data) + s.e * in.e + s.b * in.b + c * in.c;
   }
-  Interpolator<A>& interpolator_of(int64_t e) {
-    if (!interpolators_[e]) interpolators_[e] = new Interpolator<A>(r_.actions[e].matrix(), r_.H, r_.W, r_.border);
-    return *interpolators_[e];
+  // Of an element, or of a base image.
+  Interpolator<A>& interpolator_of(int64_t e) { return interpolator(e, r_.actions[e].matrix()); }
+  Interpolator<A>& interpolator_of_base(int64_t k) {
+    int64_t e = 0;
+    while (r_.base[e] != k) ++e;
+    return interpolator(r_.order + k, r_.actions[e].base);
+  }
+  Interpolator<A>& interpolator(int64_t k, const Matrix& matrix) {
+    if (!interpolators_[k]) interpolators_[k] = new Interpolator<A>(matrix, r_.H, r_.W, r_.border);
+    return *interpolators_[k];
+  }
+
+  // Writes rows [i0, i1) of base image k to out, where the rows of a channel are contiguous.
+  void interpolate_base(const Images& in, const Site& s, int64_t k, int64_t i0, int64_t i1, A* out,
+                        int64_t channel_step) {
+    Interpolator<A>& interpolator = interpolator_of_base(k);
+    for (int64_t i = i0; i < i1; ++i) {
+      interpolator.row(i);
+      for (int64_t c = 0; c < s.count; ++c)
+        interpolator.apply(source(in, s, s.c + c), in.h, out + c * channel_step + (i - i0) * r_.W);
+    }
   }
 
   // As write, where nothing has to be done to the pixels but to move them; false where scratch is needed.
@@ -131,9 +146,9 @@ class Resampler {
     for (int64_t c = 0; c < s.count; ++c) {
       T* to = out + c * plane() + i0 * r_.W;
       if (!interpolated(e))
-        permute_rows(code(e), source(in, s, channel(e, s.c + c)), in.h, r_.H, r_.W, i0, i1, to, r_.W);
+        permute_rows(code(e), source(in, s, channel(e, s.c + c)), in.h, r_.H, r_.W, i0, i1, to, r_.W, r_.around_cache);
       else if constexpr (__is_same(T, A))
-        permute_rows(code(e), base_plane(r_.base[e], c), r_.W, r_.H, r_.W, i0, i1, to, r_.W);
+        permute_rows(code(e), base_plane(r_.base[e], c), r_.W, r_.H, r_.W, i0, i1, to, r_.W, r_.around_cache);
       else return false;
     }
     return true;
@@ -155,7 +170,7 @@ class Resampler {
 
   const Resample& r_;
   bool adjoint_;
-  Interpolator<A>** interpolators_;  // by element, made when first needed
+  Interpolator<A>** interpolators_;  // of the elements, then of the base images; made when first needed
   Buffer<T> pixels_;
   Buffer<A> band_, bases_;
 };

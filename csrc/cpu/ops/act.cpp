@@ -16,18 +16,15 @@ Tensor act(Tensor x, Tensor element, std::vector<double> table, std::vector<int6
   Resample& r = plan.resample;
   Tensor out = new_images(x, r.B, sizes);
   if (out.numel() == 0) return out;
-  const Tensor dense = with_dense_rows(x), ids = torch::stable::contiguous(element);
-  const auto* id = static_cast<const int64_t*>(ids.const_data_ptr());
-  for (int64_t b = 0; b < r.B; ++b)
-    STD_TORCH_CHECK(0 <= id[b] && id[b] < r.order, "element: expected ids in [0, ", r.order, "), got ", id[b], " at ",
-                    b);
+  r.around_cache = exceeds_caches(out);
+  const Tensor dense = with_dense_rows(x), ids = checked_ids(element, r.order);
   const int64_t images = r.B * r.channel_blocks();
   if (!adjoint) r.row_runs = row_runs(images, r.H);
   const ResampleArgs args = {.resample = r,
                              .in = images_of(dense),
                              .second = {},
                              .weights = nullptr,
-                             .element = id,
+                             .element = static_cast<const int64_t*>(ids.const_data_ptr()),
                              .out = out.mutable_data_ptr()};
   run(adjoint ? cpu_kernels().act_adjoint : cpu_kernels().act, args, images * r.row_runs);
   return out;

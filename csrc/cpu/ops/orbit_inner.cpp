@@ -1,32 +1,28 @@
 // orbit_inner: the inner product of each element applied to u with v.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+
 #include "cpu/runtime/resample_plan.h"
 #include "cpu/runtime/run.h"
 
 namespace equifast::cpu {
 namespace {
 
-// out[b, e]: the sum over channels of the partial sums (B, C, E), in the order of the channels.
-template <class T>
-void sum_channels(const std::vector<double>& partial, const Resample& r, T* out) {
-  for (int64_t b = 0; b < r.B; ++b)
-    for (int64_t e = 0; e < r.order; ++e) {
-      double sum = 0;
-      for (int64_t c = 0; c < r.C; ++c) sum += partial[(b * r.C + c) * r.order + e];
-      out[b * r.order + e] = static_cast<T>(sum);
-    }
-}
+// The planes of u and v that a task reads at a time take about as much. They stay in the L2 cache while those of the
+// next task are fetched.
+constexpr int64_t kBlockBytes = 1 << 19;
 
 Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, std::vector<int64_t> permutation,
                    std::vector<double> mixing, std::string padding_mode) {
   const auto sizes = check_operands(u, v);
-  const ResamplePlan plan(u, "u", sizes, table, permutation, mixing, padding_mode, {.shared = u.dim() == 4});
-  const Resample& r = plan.resample;
+  ResamplePlan plan(u, "u", sizes, table, permutation, mixing, padding_mode, {.shared = u.dim() == 4});
+  Resample& r = plan.resample;
   check_elements(u, r.order, "u");
   check_elements(v, r.order, "v");
-  const ScalarType sum_dtype = accumulate_dtype(u);
-  if (u.numel() == 0) return zeros(u, {r.B, r.order}, sum_dtype);
+  if (u.numel() == 0) return zeros(u, {r.B, r.order}, accumulate_dtype(u));
+  if (!r.mixing)
+    r.channel_block = std::clamp<int64_t>(kBlockBytes / (2 * r.H * r.W * u.element_size()), 1, r.channel_block);
   const Tensor dense_u = with_dense_rows(u), dense_v = with_dense_rows(v);
   std::vector<double> partial(r.B * r.C * r.order);
   const ResampleArgs args = {.resample = r,
@@ -36,10 +32,7 @@ Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, std::vector<in
                              .element = nullptr,
                              .out = partial.data()};
   run(cpu_kernels().orbit_inner, args, r.B * r.channel_blocks());
-  Tensor out = empty(u, {r.B, r.order}, sum_dtype);
-  if (sum_dtype == ScalarType::Double) sum_channels(partial, r, static_cast<double*>(out.mutable_data_ptr()));
-  else sum_channels(partial, r, static_cast<float*>(out.mutable_data_ptr()));
-  return out;
+  return sum_over_channels(partial, u, r, r.order);
 }
 
 }  // namespace

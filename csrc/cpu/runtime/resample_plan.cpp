@@ -36,11 +36,36 @@ void use_huge_pages(const Tensor& t) {
 #endif
 }
 
+bool exceeds_caches(const Tensor& t) { return t.numel() * t.element_size() >= INT64_C(1) << 24; }
+
 std::optional<Tensor> dense_weights(const std::optional<Tensor>& weights, const Tensor& images, int64_t batch,
                                     int64_t order) {
   if (!weights) return std::nullopt;
   check_weights(*weights, images, batch, order);
   return torch::stable::contiguous(*weights);
+}
+
+Tensor checked_ids(const Tensor& element, int64_t order) {
+  Tensor ids = torch::stable::contiguous(element);
+  const auto* id = static_cast<const int64_t*>(ids.const_data_ptr());
+  for (int64_t b = 0; b < ids.size(0); ++b)
+    STD_TORCH_CHECK(0 <= id[b] && id[b] < order, "element: expected ids in [0, ", order, "), got ", id[b], " at ", b);
+  return ids;
+}
+
+Tensor sum_over_channels(const std::vector<double>& partial, const Tensor& images, const Resample& r, int64_t size) {
+  Tensor out = empty(images, {r.B, size}, accumulate_dtype(images));
+  const auto add = [&]<class T>(T* sums) {
+    for (int64_t b = 0; b < r.B; ++b)
+      for (int64_t k = 0; k < size; ++k) {
+        double sum = 0;
+        for (int64_t c = 0; c < r.C; ++c) sum += partial[(b * r.C + c) * size + k];
+        sums[b * size + k] = static_cast<T>(sum);
+      }
+  };
+  if (out.scalar_type() == ScalarType::Double) add(static_cast<double*>(out.mutable_data_ptr()));
+  else add(static_cast<float*>(out.mutable_data_ptr()));
+  return out;
 }
 
 ResamplePlan::ResamplePlan(const Tensor& images, const char* name, const std::array<int64_t, 4>& sizes,
@@ -66,7 +91,8 @@ ResamplePlan::ResamplePlan(const Tensor& images, const char* name, const std::ar
               .channel_block = std::min<int64_t>(C, kChannelBlock),
               .row_runs = 1,
               .all_elements = false,
-              .reuse_bases = false};
+              .reuse_bases = false,
+              .around_cache = false};
   // The channels of a block share the positions of their pixels. Where images are few and can't be cut into runs of
   // rows, it matters more that every thread has something to do.
   if (!options.by_rows && !one_task_an_image(B * resample.channel_blocks()))

@@ -19,9 +19,19 @@ Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4
 // Asks for huge pages under a large new tensor. Without them, most of the time of a copy goes to faults on small pages.
 void use_huge_pages(const Tensor& t);
 
+// Whether a new tensor is so large that the caches of cores don't keep it until something reads it.
+bool exceeds_caches(const Tensor& t);
+
 // The (B, E) weights, checked and contiguous.
 std::optional<Tensor> dense_weights(const std::optional<Tensor>& weights, const Tensor& images, int64_t batch,
                                     int64_t order);
+
+// The ids (B,) of elements, each checked to be in [0, order), contiguous.
+Tensor checked_ids(const Tensor& element, int64_t order);
+
+// out[b, k]: the sum over channels of the partial sums (B, C, size), in the order of the channels. It has the
+// accumulate type of the images.
+Tensor sum_over_channels(const std::vector<double>& partial, const Tensor& images, const Resample& r, int64_t size);
 
 // Owns all memory that its `resample` points to.
 class ResamplePlan {

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ....groups import Group
-from ....ops.angle_inner import angle_inner
 
 
 def element_of(choice: Mapping[str, Tensor], group: Group) -> Tensor:
@@ -67,10 +66,11 @@ def _inner(x, image, grad, element, group, padding_mode, inverse):
     """``⟨grad, ∂image/∂θ⟩`` and ``⟨grad, ∂image/∂r⟩`` of each sample, (B, 2)."""
     table, n = group.action_table(inverse=True), group.n
     if inverse:
-        return angle_inner(x, image, grad, element, table, n, padding_mode)
+        return torch.ops.equifast.angle_inner(x, image, grad, element, table, n, padding_mode)
     # g·x is h⁻¹·x with h = g⁻¹: a rotation by −θ, or the same reflection.
     reflected = element >= n
-    sums = angle_inner(x, image, grad, torch.where(reflected, element, -element % n), table, n, padding_mode)
+    turned = torch.where(reflected, element, -element % n)
+    sums = torch.ops.equifast.angle_inner(x, image, grad, turned, table, n, padding_mode)
     by_angle = torch.where(reflected, sums[:, 0], -sums[:, 0])
     if not group.reflections:
         return torch.stack((by_angle, torch.zeros_like(by_angle)), 1)
