@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..lazy_orbit import is_transformed
 from ..ops.orbit_conv2d_direct import suits_direct
 from .folding import has_hooks, needs_grad, run
 
@@ -71,7 +72,7 @@ class ConvNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         whole = needs_grad(self, x) or has_hooks(self.enc_network)
-        if whole or not suits_direct(x, next(self.enc_network.parameters())):
+        if whole or is_transformed() or not suits_direct(x, next(self.enc_network.parameters())):
             # Every layer then writes channels_last, where oneDNN is quicker both ways.
             x = x.contiguous(memory_format=torch.channels_last)
         y = self.enc_network(x) if whole else run(self.enc_network, x)

@@ -114,10 +114,11 @@ def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation
 
 def _suits_our_kernel(x: Tensor, layer: nn.Conv2d) -> bool:
     """Whether our own convolution does the same as ``F.conv2d``, and does it faster."""
-    plain = type(x) is Tensor and x.dim() == 4 and x.shape[1] == layer.in_channels
-    recorded = torch.compiler.is_compiling() or is_transformed() or torch.is_autocast_enabled("cpu")
+    if torch.compiler.is_compiling() or is_transformed() or torch.is_autocast_enabled("cpu"):
+        return False
+    images = type(x) is Tensor and x.dim() == 4 and x.shape[1] == layer.in_channels
     known = layer.groups == 1 and not isinstance(layer.padding, str) and layer.weight.dtype == x.dtype
-    return plain and known and not recorded and suits_direct(x, layer.weight)
+    return images and known and suits_direct(x, layer.weight)
 
 
 def has_hooks(module: nn.Module) -> bool:
