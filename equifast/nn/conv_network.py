@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..lazy_orbit import is_transformed
+from ..ops.orbit_conv2d_direct import suits_direct
 from .folding import has_hooks, needs_grad, run
 
 
@@ -69,8 +71,9 @@ class ConvNetwork(nn.Module):
         return self.final_fc[-1].out_features  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        # Then every layer writes channels_last too, and oneDNN is faster with it, forward and backward.
-        x = x.contiguous(memory_format=torch.channels_last)
         as_it_is = needs_grad(self, x) or has_hooks(self.enc_network)
+        if as_it_is or is_transformed() or not suits_direct(x, next(self.enc_network.parameters())):
+            # Then every layer writes channels_last too, and oneDNN is faster with it, forward and backward.
+            x = x.contiguous(memory_format=torch.channels_last)
         y = self.enc_network(x) if as_it_is else run(self.enc_network, x)
         return self.final_fc(y.flatten(1))

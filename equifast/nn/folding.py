@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import ACTIVATIONS
-from ..lazy_orbit import LazyOrbit
+from ..lazy_orbit import LazyOrbit, is_transformed
+from ..ops.orbit_conv2d_direct import conv2d_direct, suits_direct
 
 
 class Convolution(Protocol):
@@ -103,8 +104,21 @@ def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation
         y = x.convolved(weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups, activation)
         if y is not None:
             return y
+    if _suits_our_kernel(x, layer):
+        return conv2d_direct(x, weight, bias, layer.stride, layer.padding, layer.dilation, activation)
+    # So the output is channels_last, where oneDNN is quicker.
+    weight = weight.contiguous(memory_format=torch.channels_last)
     y = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
     return ACTIVATIONS[activation](y)
+
+
+def _suits_our_kernel(x: Tensor, layer: nn.Conv2d) -> bool:
+    """Whether our own convolution does the same as ``F.conv2d``, and does it faster."""
+    if torch.compiler.is_compiling() or is_transformed() or torch.is_autocast_enabled("cpu"):
+        return False
+    images = type(x) is Tensor and x.dim() == 4 and x.shape[1] == layer.in_channels
+    known = layer.groups == 1 and not isinstance(layer.padding, str) and layer.weight.dtype == x.dtype
+    return images and known and suits_direct(x, layer.weight)
 
 
 def has_hooks(module: nn.Module) -> bool:

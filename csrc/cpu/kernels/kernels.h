@@ -107,6 +107,7 @@ constexpr int64_t kResizeRows = 16;
 struct OrbitConv2dArgs {
   Resample resample;
   Images in;
+  int64_t in_w;  // the step along a row of `in`, whose pixels need not be neighbours here
   Conv2d conv;
   int64_t padding_h, padding_w;
   float* out;         // weight gradient: for each task, the gradients of weight and then of bias, packed as in conv2d.h
