@@ -24,11 +24,11 @@ def suits_direct(x: Tensor, weight: Tensor) -> bool:
     """Whether the native op is there, and suits the layer: few channels come in, and there are few weights."""
     native = x.device.type == "cpu" and CHOSEN["cpu"] == "cpu"
     small = x.shape[1] <= DIRECT_CHANNELS and weight.numel() <= DIRECT_WEIGHTS
-    return native and x.dtype == torch.float32 and small
+    return native and x.dtype in (torch.float32, torch.bfloat16) and small
 
 
 def suits_direct_backward(x: Tensor, weight: Tensor, dilation: list[int]) -> bool:
-    return suits_direct(x, weight) and weight.shape[3] <= DIRECT_WIDTH and dilation[1] == 1
+    return suits_direct(x, weight) and x.dtype == torch.float32 and weight.shape[3] <= DIRECT_WIDTH and dilation[1] == 1
 
 
 def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, activation, channels_last):

@@ -8,6 +8,7 @@
 
 #include "common/types.h"
 #include "cpu/kernels/conv2d.h"
+#include "cpu/kernels/conv2d_tiles.h"
 #include "geometry.h"
 
 namespace equifast::cpu {
@@ -78,6 +79,14 @@ struct OrbitConv2dArgs {
   int64_t samples;    // weight gradient: how many images a task sums over
 };
 
+// A task handles all channels of an image together.
+struct OrbitConv2dBfloat16Args {
+  Resample resample;
+  Images in;
+  Conv2dTiles tiles;
+  void* out;
+};
+
 struct ScoreArgs {
   Dtype dtype;
   int64_t E, B, d;
@@ -128,6 +137,7 @@ inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) /
   X(orbit_inner, ResampleArgs)                 \
   X(footprint, FootprintArgs)                  \
   X(orbit_conv2d, OrbitConv2dArgs)             \
+  X(orbit_conv2d_bfloat16, OrbitConv2dBfloat16Args) \
   X(orbit_conv2d_grad_weight, OrbitConv2dArgs) \
   X(orbit_scores, ScoreArgs)                   \
   X(orbit_scores_backward, ScoreGradArgs)      \
