@@ -18,7 +18,7 @@ typedef int32_t Bits __attribute__((vector_size(kVectorBytes), aligned(4), may_a
 // two, so several products have to share it; the compiler would fold a load of its own into each of them.
 inline Vector shared_pixel(const float* pixel) {
   Vector v = *pixel - Vector{};  // x − 0 is x, even where x is −0
-  asm("" : "+v"(v));
+  asm volatile("" : "+v"(v));
   return v;
 }
 #endif

@@ -8,6 +8,9 @@ namespace equifast::cpu {
 
 constexpr int64_t kBlock = 16;    // output channels in a vector
 constexpr int64_t kMaxWidth = 7;  // columns of the widest kernel whose weight gradient is computed here; undilated
+// Pixels of a block of gradients at a time, unless a row has more: with the rows of the image that they meet, they fit
+// the L1 cache.
+constexpr int64_t kGradPixels = 256;
 
 struct Conv2d {
   int64_t C, H, W;  // the image, with its padding
@@ -20,6 +23,8 @@ struct Conv2d {
 
   int64_t blocks() const { return (out_channels + kBlock - 1) / kBlock; }
   int64_t taps() const { return C * kernel_h * kernel_w; }
+  // How many rows of gradients the weight gradient sums at a time.
+  int64_t grad_rows() const { return kGradPixels > out_w ? kGradPixels / out_w : 1; }
 };
 
 }  // namespace equifast::cpu

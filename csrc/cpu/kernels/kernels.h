@@ -72,6 +72,7 @@ struct FootprintArgs {
 struct OrbitConv2dArgs {
   Resample resample;
   Images in;
+  int64_t in_w;  // the step along a row of `in`, whose pixels need not be neighbours here
   Conv2d conv;
   int64_t padding_h, padding_w;
   float* out;         // weight gradient: for each task, the gradients of weight and then of bias, packed as in conv2d.h
@@ -79,11 +80,10 @@ struct OrbitConv2dArgs {
   int64_t samples;    // weight gradient: how many images a task sums over
 };
 
-// A task handles all channels of an image together.
+// In bfloat16; the weight, the bias and all sums are in float32.
 struct OrbitConv2dBfloat16Args {
-  Resample resample;
-  Images in;
-  Conv2dTiles tiles;
+  OrbitConv2dArgs layer;
+  const uint16_t* tiles;  // the weight as conv2d_tiles.h has it, or null where products are in float32
   void* out;
 };
 

@@ -2,7 +2,7 @@
 // convolved from there. Products are those of AMX, or of float32, in which a product of two bfloat16 numbers is exact.
 // Sums are in float32.
 #include "cpu/kernels/conv2d_amx.h"
-#include "cpu/kernels/resample.h"
+#include "cpu/kernels/members.h"
 
 namespace equifast::cpu::EQUIFAST_ISA {
 
@@ -65,20 +65,17 @@ class TiledConv2d {
 
 template <class Convolution>
 void convolve_members(const OrbitConv2dBfloat16Args& a, int64_t begin, int64_t end) {
-  const Resample& r = a.resample;
-  const Conv2d& k = a.tiles.conv;
+  const Resample& r = a.layer.resample;
+  const Conv2d& k = a.layer.conv;
   const int64_t size = k.out_channels * k.out_h * k.out_w;
-  Resampler<bfloat16> resampler(r, false);
-  Buffer<bfloat16> member(r.C * r.H * r.W);
-  Convolution convolution(a.tiles);
+  const Conv2dTiles tiles = {k, a.tiles, a.layer.padding_h, a.layer.padding_w};
+  Members<bfloat16> members(a.layer);
+  Convolution convolution(tiles);
   for (int64_t task = begin; task < end; ++task) {
     const int64_t b = task % r.B, first = task / r.B;
-    const Site site = site_of(r, 0, b, 0);
-    if (r.reuse_bases) resampler.prepare(a.in, site);
-    for (int64_t e = first; e < (r.all_elements ? r.order : first + 1); ++e) {
-      resampler.write(a.in, site, e, 0, r.H, nullptr, member.data());
-      convolution.run(member.data(), static_cast<bfloat16*>(a.out) + (e * r.B + b) * size);
-    }
+    members.prepare(b);
+    for (int64_t e = first; e < (r.all_elements ? r.order : first + 1); ++e)
+      convolution.run(members.plain(e), static_cast<bfloat16*>(a.out) + (e * r.B + b) * size);
   }
 }
 
@@ -87,7 +84,7 @@ void convolve_members(const OrbitConv2dBfloat16Args& a, int64_t begin, int64_t e
 // A task is (b) if it makes all elements, else (e, b).
 void orbit_conv2d_bfloat16(const OrbitConv2dBfloat16Args& a, int64_t begin, int64_t end) {
 #ifdef EQUIFAST_AMX
-  if (a.tiles.weight) return convolve_members<TiledConv2d>(a, begin, end);
+  if (a.tiles) return convolve_members<TiledConv2d>(a, begin, end);
 #endif
   convolve_members<WideConv2d>(a, begin, end);
 }

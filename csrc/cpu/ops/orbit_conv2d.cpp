@@ -42,8 +42,8 @@ std::vector<float> packed(const Tensor& t, int64_t channels, int64_t taps) {
 }
 
 // Copies a bfloat16 weight (C_out, C, kernel_h, kernel_w) to the tiles of AMX.
-std::vector<uint16_t> packed_tiles(const Tensor& weight, const Conv2dTiles& tiles) {
-  const Conv2d& k = tiles.conv;
+std::vector<uint16_t> packed_tiles(const Tensor& weight, const Conv2d& k) {
+  const Conv2dTiles tiles = {k, nullptr, 0, 0};
   const int64_t pixel = pixel_values(k.C), run = tiles.run_pixels();
   std::vector<uint16_t> out(k.blocks() * tiles.block_values(), 0);
   const Tensor dense = torch::stable::contiguous(weight);
@@ -73,12 +73,14 @@ void unpack_sum(const std::vector<float>& sums, int64_t parts, int64_t part_size
 }
 
 // What forward and backward have in common: how members are made, and the convolution of one member.
-OrbitConv2dArgs arguments(const Resample& resample, int64_t out_channels, const std::array<Window, 2>& windows,
-                          bool channels_last) {
+OrbitConv2dArgs arguments(const Tensor& x, const Resample& resample, int64_t out_channels,
+                          const std::array<Window, 2>& windows, bool channels_last) {
   const auto& [rows, columns] = windows;
   OrbitConv2dArgs args = {};
   args.resample = resample;
   args.resample.channel_block = resample.C;
+  args.in = images_of(x);
+  args.in_w = x.stride(-1);
   args.padding_h = rows.padding;
   args.padding_w = columns.padding;
   args.conv = {.C = resample.C,
@@ -119,7 +121,7 @@ Tensor orbit_conv2d_direct(Tensor x, Tensor weight, std::optional<Tensor> bias, 
   }
   const auto windows = windows_of(x, {weight.size(2), weight.size(3)}, stride, padding, dilation);
   const ResamplePlan plan(x, "x", image_sizes(x, "x"), table, {}, {}, padding_mode, {.shared = true});
-  auto args = arguments(plan.resample, weight.size(0), windows, channels_last);
+  auto args = arguments(x, plan.resample, weight.size(0), windows, channels_last);
   Conv2d& conv = args.conv;
   Resample& r = args.resample;
   conv.activation = activation_of(activation);
@@ -129,23 +131,19 @@ Tensor orbit_conv2d_direct(Tensor x, Tensor weight, std::optional<Tensor> bias, 
                                     memory_format(channels_last));
   if (out.numel() == 0) return out;
   use_huge_pages(out);
-  const Tensor dense = with_dense_rows(x);
   const std::vector<float> weights = packed(weight, conv.out_channels, conv.taps());
   const std::vector<float> biases =
       bias ? packed(*bias, conv.out_channels, 1) : std::vector<float>(conv.blocks() * kBlock);
-  args.in = images_of(dense);
   conv.weight = weights.data();
   conv.bias = biases.data();
   r.all_elements = one_task_an_image(r.B);
   r.reuse_bases = r.reuse_bases && r.all_elements;
   const int64_t tasks = (r.all_elements ? 1 : r.order) * r.B;
   if (is_bfloat16(x)) {
-    OrbitConv2dBfloat16Args narrow = {r, args.in, {conv, nullptr, args.padding_h, args.padding_w}, nullptr};
     std::vector<uint16_t> tiles;
-    if (best_isa() == Isa::amx && conv.C <= kTileChannels) tiles = packed_tiles(weight, narrow.tiles);
-    narrow.tiles.weight = tiles.empty() ? nullptr : tiles.data();
-    narrow.out = out.mutable_data_ptr();
-    run(cpu_kernels().orbit_conv2d_bfloat16, narrow, tasks);
+    if (best_isa() == Isa::amx && conv.C <= kTileChannels) tiles = packed_tiles(weight, conv);
+    run(cpu_kernels().orbit_conv2d_bfloat16, {args, tiles.empty() ? nullptr : tiles.data(), out.mutable_data_ptr()},
+        tasks);
   } else {
     args.out = static_cast<float*>(out.mutable_data_ptr());
     run(cpu_kernels().orbit_conv2d, args, tasks);
@@ -167,7 +165,7 @@ std::tuple<Tensor, Tensor> orbit_conv2d_direct_backward(Tensor grad, Tensor x, s
   STD_TORCH_CHECK(kernel[1] <= kMaxWidth && dilation[1] == 1, "kernel: expected a width of at most ", kMaxWidth,
                   ", not dilated");
   const ResamplePlan plan(x, "x", image_sizes(x, "x"), table, {}, {}, padding_mode, {.shared = true});
-  auto args = arguments(plan.resample, grad.size(1), windows, channels_last);
+  auto args = arguments(x, plan.resample, grad.size(1), windows, channels_last);
   const Conv2d& conv = args.conv;
   const Resample& r = args.resample;
   const std::array<int64_t, 4> expected = {r.order * r.B, conv.out_channels, conv.out_h, conv.out_w};
@@ -176,13 +174,12 @@ std::tuple<Tensor, Tensor> orbit_conv2d_direct_backward(Tensor grad, Tensor x, s
   Tensor grad_weight = zeros(x, {conv.out_channels, conv.C, conv.kernel_h, conv.kernel_w});
   Tensor grad_bias = zeros(x, {conv.out_channels});
   if (grad.numel() == 0) return {grad_weight, grad_bias};
-  const Tensor dense = with_dense_rows(x), dense_grad = torch::stable::contiguous(grad, memory_format(channels_last));
+  const Tensor dense_grad = torch::stable::contiguous(grad, memory_format(channels_last));
   // The cut into partial sums depends on the batch alone, and so does the result.
   args.samples = (r.B + kPartialSums - 1) / kPartialSums;
   const int64_t tasks = (r.B + args.samples - 1) / args.samples, weights = conv.blocks() * conv.taps() * kBlock;
   const int64_t part_size = weights + conv.blocks() * kBlock;
   std::vector<float> sums(tasks * part_size);
-  args.in = images_of(dense);
   args.grad = static_cast<const float*>(dense_grad.const_data_ptr());
   args.out = sums.data();
   run(cpu_kernels().orbit_conv2d_grad_weight, args, tasks);
