@@ -69,8 +69,9 @@ class ConvNetwork(nn.Module):
         return self.final_fc[-1].out_features  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        # Every layer then writes channels_last, where oneDNN is quicker both ways.
-        x = x.contiguous(memory_format=torch.channels_last)
-        whole = needs_grad(self, x) or has_hooks(self.enc_network)
-        y = self.enc_network(x) if whole else run(self.enc_network, x)
+        # Every layer writes channels_last, where oneDNN is quicker both ways.
+        if needs_grad(self, x) or has_hooks(self.enc_network):
+            y = self.enc_network(x.contiguous(memory_format=torch.channels_last))
+        else:
+            y = run(self.enc_network, x, torch.channels_last)
         return self.final_fc(y.flatten(1))
