@@ -213,8 +213,8 @@ def test_parts_of_a_batch_do_not_show(monkeypatch):
     with torch.no_grad():
         whole = module(x).vectors
         module.network.final_fc[-1]._forward_pre_hooks.clear()
-        monkeypatch.setattr(orbit_vectors, "CHUNK_BYTES", 3 * 4 * x[0].numel() * 2)
-        assert orbit_vectors._chunk(x, module.network, as_group("C4")) == 1
+        monkeypatch.setattr(orbit_vectors, "NARROW_CHUNK_BYTES", 3 * 4 * x[0].numel() * 2)
+        assert orbit_vectors._chunk(x, module.network, as_group("C4")) == 7
         with torch.autocast("cpu", torch.bfloat16):
             assert orbit_vectors._chunk(x, module.network, as_group("C4")) == 3
         assert_same(module(x).vectors, whole)

@@ -69,8 +69,8 @@ class Members {
   const OrbitConv2dArgs& a_;
   Resampler<T> resampler_;
   int64_t b_ = -1;
-  Images in_;
-  Site site_;
+  Images in_ = {};
+  Site site_ = {};
   Buffer<T> image_, member_, frame_;
 };
 
