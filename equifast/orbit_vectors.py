@@ -31,8 +31,8 @@ NETWORK_DTYPES = (None, torch.bfloat16, torch.float16)
 #: rows made `ConvNetwork` 50 % slower (2 cores), because each layer's output was then fresh memory from the system.
 CHUNK_BYTES = 7 << 20
 
-#: The same for types of 16 bits: 256 rows, whose outputs are still not mapped anew for each call. Half as many rows made
-#: `ConvNetwork` 7 % slower, and a quarter 21 % (1 core).
+#: The same for types of 16 bits: 256 rows. Their first output is still small enough for memory that is used again. Half
+#: as many rows made `ConvNetwork` 7 % slower, and a quarter 21 % (1 core).
 NARROW_CHUNK_BYTES = 14 << 20
 
 #: Libraries whose modules, in eval mode, treat every row alone and keep no state of a call.

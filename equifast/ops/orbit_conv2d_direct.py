@@ -13,8 +13,9 @@ from ..layers import ACTIVATIONS
 from ._layers import new_output
 from .registry import CHOSEN, register
 
-#: Up to this many input channels and weights, our own kernel measured faster than oneDNN on a ready orbit.
-DIRECT_CHANNELS, DIRECT_WEIGHTS = 4, 1 << 16
+#: Up to this many input channels, for each type that our own kernel knows, and up to this many weights, it measured
+#: faster than oneDNN on a ready orbit.
+DIRECT_CHANNELS, DIRECT_WEIGHTS = {torch.float32: 4, torch.bfloat16: 4}, 1 << 16
 
 #: Columns of the widest kernel whose weight gradient our own kernel computes, if it is not dilated.
 DIRECT_WIDTH = 7
@@ -23,8 +24,8 @@ DIRECT_WIDTH = 7
 def suits_direct(x: Tensor, weight: Tensor) -> bool:
     """Whether the native op is there, and suits the layer: few channels come in, and there are few weights."""
     native = x.device.type == "cpu" and CHOSEN["cpu"] == "cpu"
-    small = x.shape[1] <= DIRECT_CHANNELS and weight.numel() <= DIRECT_WEIGHTS
-    return native and x.dtype in (torch.float32, torch.bfloat16) and small
+    small = x.shape[1] <= DIRECT_CHANNELS.get(x.dtype, 0) and weight.numel() <= DIRECT_WEIGHTS
+    return native and small
 
 
 def suits_direct_backward(x: Tensor, weight: Tensor, dilation: list[int]) -> bool:

@@ -1,3 +1,12 @@
+// The direct convolution of bfloat16 images by tiles of AMX. For each member of an orbit:
+//   1. the channels are interleaved, and zeros put around them (fill_frame);
+//   2. for each row of the image, what each output of a row reads of it is copied to a run of its own (fill_runs).
+//   Tiles
+//      could be loaded from the frame too, but most of their rows would cross cache lines, which took eight times as
+//      long;
+//   3. for each row of outputs, tiles of runs are multiplied by tiles of weights (sum_tiles);
+//   4. the sums are activated, rounded and stored (convolve_row).
+// A row of the image is copied once for all rows of outputs that read it. conv2d_tiles.h has the layouts.
 #include "cpu/kernels/conv2d_amx.h"
 
 #ifdef EQUIFAST_AMX
@@ -6,7 +15,7 @@
 namespace equifast::cpu::EQUIFAST_ISA {
 namespace {
 
-// Tiles of outputs that are summed at the same time, each by kTileRows pixels. They share the tile of weights.
+// Tiles of up to kTileRows outputs that are summed at the same time. They share the tile of weights.
 constexpr int64_t kTiles = 3;
 
 // What the processor reads to configure its tiles.
@@ -32,13 +41,14 @@ template <class Pixel>
 void fill_frame(const uint16_t* member, int64_t C, int64_t rows, int64_t columns, int64_t width, Pixel* frame) {
   const int64_t plane = rows * columns;
   for (int64_t i = 0; i < rows; ++i, member += columns, frame += width) {
-    const uint16_t *second = member + plane, *third = second + plane, *fourth = C > 3 ? third + plane : member;
-    const Pixel has_fourth = C > 3 ? 0xFFFF : 0;
+    const auto channel = [=](int64_t c, int64_t j) { return static_cast<Pixel>(member[c * plane + j]); };
     for (int64_t j = 0; j < columns; ++j) {
-      Pixel pixel = member[j];
-      if constexpr (sizeof(Pixel) > 2) pixel |= static_cast<Pixel>(second[j]) << 16;
-      if constexpr (sizeof(Pixel) > 4)
-        pixel |= static_cast<Pixel>(third[j]) << 32 | static_cast<Pixel>(fourth[j] & has_fourth) << 48;
+      Pixel pixel = channel(0, j);
+      if constexpr (sizeof(Pixel) > 2) pixel |= channel(1, j) << 16;
+      if constexpr (sizeof(Pixel) > 4) {
+        pixel |= channel(2, j) << 32;
+        if (C > 3) pixel |= channel(3, j) << 48;
+      }
       frame[j] = pixel;
     }
   }
@@ -73,8 +83,7 @@ void visit_pixel(int64_t channels, F f) {
   }
 }
 
-// Sums n ≤ kTiles tiles of outputs, which follow each other in row i: to row (n · pixels, kBlock). The tiles of output
-// start at columns j[0] to j[n − 1].
+// Sums n ≤ kTiles tiles of outputs of row i, which start at columns j[0] to j[n − 1], to `row`, (W', kBlock).
 __attribute__((target("amx-tile,amx-bf16"))) void sum_tiles(const Conv2dTiles& t, const uint16_t* runs, int64_t i,
                                                             const int64_t* j, int64_t n, const uint16_t* weight,
                                                             const float* bias, float* row) {
@@ -125,7 +134,8 @@ void store_planes(const Conv2d& k, const uint16_t* row, int64_t channels, int64_
 }
 
 // Convolves one row of outputs, whose runs are in `scratch`.
-void convolve_row(const Conv2dTiles& t, int64_t i, int64_t tiles, int64_t pixels, const TileScratch& scratch, uint16_t* out) {
+void convolve_row(const Conv2dTiles& t, int64_t i, int64_t tiles, int64_t pixels, const TileScratch& scratch,
+                  uint16_t* out) {
   const Conv2d& k = t.conv;
   for (int64_t block = 0; block < k.blocks(); ++block) {
     const int64_t first = block * kBlock, channels = smaller(kBlock, k.out_channels - first);

@@ -125,23 +125,23 @@ struct ContrastiveArgs {
 constexpr int64_t kScoreSamples = 16;
 inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) / kScoreSamples; }
 
-// Every kernel, and the arguments that it takes. A kernel has the name of its op. Two have none: footprint, which
-// serves all transposes, and orbit_conv2d_grad_weight, which is part of the backward pass of orbit_conv2d.
-#define EQUIFAST_CPU_KERNELS(X)                \
-  X(orbit, ResampleArgs)                       \
-  X(orbit_adjoint, ResampleArgs)               \
-  X(act, ResampleArgs)                         \
-  X(act_adjoint, ResampleArgs)                 \
-  X(orbit_average, ResampleArgs)               \
-  X(orbit_average_adjoint, ResampleArgs)       \
-  X(orbit_inner, ResampleArgs)                 \
-  X(footprint, FootprintArgs)                  \
-  X(orbit_conv2d, OrbitConv2dArgs)             \
+// Every kernel, and the arguments that it takes. A kernel has the name of its op. Three have none: footprint, which
+// serves all transposes; and two that are parts of orbit_conv2d: in bfloat16, and of its backward pass.
+#define EQUIFAST_CPU_KERNELS(X)                     \
+  X(orbit, ResampleArgs)                            \
+  X(orbit_adjoint, ResampleArgs)                    \
+  X(act, ResampleArgs)                              \
+  X(act_adjoint, ResampleArgs)                      \
+  X(orbit_average, ResampleArgs)                    \
+  X(orbit_average_adjoint, ResampleArgs)            \
+  X(orbit_inner, ResampleArgs)                      \
+  X(footprint, FootprintArgs)                       \
+  X(orbit_conv2d, OrbitConv2dArgs)                  \
   X(orbit_conv2d_bfloat16, OrbitConv2dBfloat16Args) \
-  X(orbit_conv2d_grad_weight, OrbitConv2dArgs) \
-  X(orbit_scores, ScoreArgs)                   \
-  X(orbit_scores_backward, ScoreGradArgs)      \
-  X(contrastive_loss, ContrastiveArgs)         \
+  X(orbit_conv2d_grad_weight, OrbitConv2dArgs)      \
+  X(orbit_scores, ScoreArgs)                        \
+  X(orbit_scores_backward, ScoreGradArgs)           \
+  X(contrastive_loss, ContrastiveArgs)              \
   X(contrastive_loss_backward, ContrastiveArgs)
 
 struct Kernels {

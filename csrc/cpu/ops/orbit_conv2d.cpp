@@ -58,8 +58,8 @@ std::vector<uint16_t> packed_tiles(const Tensor& weight, const Conv2d& k) {
   return out;
 }
 
-// The reverse of packed: out, (C_out, taps), gets the sum over `parts` of what is packed at `start` of each; the parts are
-// `part_size` numbers apart.
+// The reverse of packed: out, (C_out, taps), gets the sum over `parts` of what is packed at `start` of each; the parts
+// are `part_size` numbers apart.
 void unpack_sum(const std::vector<float>& sums, int64_t parts, int64_t part_size, int64_t start, int64_t taps,
                 const Tensor& out) {
   auto* to = static_cast<float*>(out.mutable_data_ptr());
