@@ -54,9 +54,14 @@ def run(network: Callable[[Tensor], Any], images: Tensor, group: Group, padding_
     return network(orbit.make() if _needs_rows(network) else LazyOrbit.of(orbit))
 
 
+def is_transformed() -> bool:
+    """Whether calls are recorded or transformed by torch (a trace, `torch.func`), which knows its own ops best."""
+    return torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _needs_rows(network: Callable) -> bool:
     """Whether ``network`` runs compiled code, to which a `LazyOrbit` would only be in the way."""
-    if torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if is_transformed():
         return True
     modules = network.modules() if isinstance(network, nn.Module) else ()
     return hasattr(network, "_torchdynamo_orig_callable") or any(map(_is_compiled, modules))

@@ -66,6 +66,37 @@ class TestFolding:
             torch.testing.assert_close(run(sequence, x), sequence(x))
         assert torch.equal(x, kept)
 
+    @pytest.mark.parametrize("channels", [3, 16, 17])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+    def test_any_dtype_layout_and_width(self, channels, dtype):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(channels, 20, (3, 5), 2, (1, 0)), nn.BatchNorm2d(20), nn.GELU(), nn.Conv2d(20, 4, 3)
+        sequence = randomize(nn.Sequential(*layers)).eval().to(dtype)
+        x = torch.rand(2, channels, 16, 18, dtype=dtype)
+        like = sequence.double()(x.double()).detach()
+        sequence.to(dtype)
+        near = {"rtol": 5e-2, "atol": 5e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+        with torch.no_grad():
+            for each in (x, x.contiguous(memory_format=torch.channels_last), x.flip(0).flip(0)):
+                out = run(sequence, each)
+                assert out.dtype == dtype
+                torch.testing.assert_close(out.double(), like, **near)
+
+    def test_what_torch_transforms_is_made_of_its_own_ops(self, x):
+        """Traces, `torch.func` and autocast."""
+        torch.manual_seed(0)
+        sequence = randomize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.GELU())).eval()
+        sequence.requires_grad_(False)
+        with torch.no_grad():
+            like = sequence(x)
+            traced = torch.jit.trace(lambda rows: run(sequence, rows), x)
+            assert "equifast::" not in str(traced.graph)
+            torch.testing.assert_close(traced(x), like)
+            each = torch.func.vmap(lambda row: run(sequence, row[None])[0])(x)
+            torch.testing.assert_close(each, like)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert run(sequence, x).dtype == torch.bfloat16
+
     @pytest.mark.parametrize("which", [0, 1, 2])
     def test_hooks_are_called(self, x, which):
         sequence = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..lazy_orbit import is_transformed
+from ..ops.orbit_conv2d_direct import suits_direct
 from .folding import has_hooks, needs_grad, run
 
 
@@ -69,9 +71,9 @@ class ConvNetwork(nn.Module):
         return self.final_fc[-1].out_features  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        # Every layer writes channels_last, where oneDNN is quicker both ways.
-        if needs_grad(self, x) or has_hooks(self.enc_network):
-            y = self.enc_network(x.contiguous(memory_format=torch.channels_last))
-        else:
-            y = run(self.enc_network, x, torch.channels_last)
+        whole = needs_grad(self, x) or has_hooks(self.enc_network)
+        if whole or is_transformed() or not suits_direct(x, next(self.enc_network.parameters())):
+            # Every layer then writes channels_last, where oneDNN is quicker both ways.
+            x = x.contiguous(memory_format=torch.channels_last)
+        y = self.enc_network(x) if whole else run(self.enc_network, x)
         return self.final_fc(y.flatten(1))

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import ACTIVATIONS
-from ..lazy_orbit import LazyOrbit
+from ..lazy_orbit import LazyOrbit, is_transformed
+from ..ops.orbit_conv2d_direct import conv2d_direct, suits_direct
 
 
 class Convolution(Protocol):
@@ -77,11 +78,8 @@ def folded(conv: Convolution, norm: FoldableNorm | None) -> tuple[Tensor, Tensor
     return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
-def run(layers: Iterable[nn.Module], x: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """``nn.Sequential(*layers)(x)`` without a graph: each Conv2d with the normalization and activation after it.
-
-    Weights get that memory format. A convolution writes channels_last if its weight or its input is.
-    """
+def run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """``nn.Sequential(*layers)(x)`` without a graph: each Conv2d with the normalization and activation after it."""
     pending = list(layers)
     while pending:
         layer = pending.pop(0)
@@ -95,22 +93,35 @@ def run(layers: Iterable[nn.Module], x: Tensor, memory_format: torch.memory_form
         name = activation_name(pending[0]) if pending and not has_hooks(pending[0]) else None
         if name is not None:
             pending.pop(0)
-        x = _convolve(x, layer, norm, name or "none", memory_format)
+        x = _convolve(x, layer, norm, name or "none")
     return x
 
 
-def _convolve(
-    x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation: str, memory_format: torch.memory_format
-) -> Tensor:
+def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation: str) -> Tensor:
     weight, bias = folded(layer, norm)
-    weight = weight.contiguous(memory_format=memory_format)
+    if weight.itemsize == 2 or torch.is_autocast_enabled(x.device.type):
+        # In a narrow type oneDNN runs all layers but the first, whose output is then channels_last too.
+        weight = weight.contiguous(memory_format=torch.channels_last)
     if isinstance(x, LazyOrbit):
         # In one pass: 13 % less time for `ConvNetwork` (64×3×96×96), while its output is in cache.
         y = x.convolved(weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups, activation)
         if y is not None:
             return y
+    if _suits_our_kernel(x, layer):
+        return conv2d_direct(x, weight, bias, layer.stride, layer.padding, layer.dilation, activation)
+    # So the output is channels_last, where oneDNN is quicker.
+    weight = weight.contiguous(memory_format=torch.channels_last)
     y = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
     return ACTIVATIONS[activation](y)
+
+
+def _suits_our_kernel(x: Tensor, layer: nn.Conv2d) -> bool:
+    """Whether our own convolution does the same as ``F.conv2d``, and does it faster."""
+    if torch.compiler.is_compiling() or is_transformed() or torch.is_autocast_enabled("cpu"):
+        return False
+    images = type(x) is Tensor and x.dim() == 4 and x.shape[1] == layer.in_channels
+    known = layer.groups == 1 and not isinstance(layer.padding, str) and layer.weight.dtype == x.dtype
+    return images and known and suits_direct(x, layer.weight)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from ..geometry import ROW, order_of
 from ..groups import Group
 from ..layers import ACTIVATIONS
 from ._layers import layer_options, new_gradients, new_output, output_format
+from ._patches import add_grad_weight, are_patches, convolve
 from ._rows import by_element
 from .orbit_conv2d_direct import suits_direct, suits_direct_backward
 from .registry import no_double_backward, register
@@ -78,10 +79,17 @@ def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, acti
     order = order_of(table)
     members = by_element(out, order)
     activate = ACTIVATIONS[activation]
+    by_patches = are_patches(x, weight, stride, padding, dilation)
     for chunk in _chunks(x, order) if out.numel() else ():
         b, b_end, e, e_end = chunk
-        y = activate(F.conv2d(_orbit_of_chunk(x, table, chunk, padding_mode), weight, bias, stride, padding, dilation))
-        members[e:e_end, b:b_end] = by_element(y, e_end - e)
+        rows = _orbit_of_chunk(x, table, chunk, padding_mode)
+        part = members[e:e_end, b:b_end]
+        if by_patches:
+            convolve(rows, weight, bias, part)
+            activate(part)
+        else:
+            y = activate(F.conv2d(rows, weight, bias, stride, padding, dilation))
+            part.copy_(by_element(y, e_end - e))
     return out
 
 
@@ -128,11 +136,19 @@ def _backward_eager(grad, x, weight, table, stride, padding, dilation, padding_m
     sums = [torch.zeros(g.shape, dtype=wide, device=g.device) for g in grads[1:]]
     order = order_of(table)
     members = by_element(grad, order)
+    by_patches = not needs[0] and are_patches(x, weight, stride, padding, dilation)
     for chunk in _chunks(x, order) if grad.numel() else ():
         b, b_end, e, e_end = chunk
+        orbit, upstream = _orbit_of_chunk(x, table, chunk, padding_mode), members[e:e_end, b:b_end]
+        if by_patches:
+            if needs[1]:
+                add_grad_weight(orbit, weight, upstream, sums[0])
+            if needs[2]:
+                sums[1] += upstream.sum((0, 1, 3, 4))
+            continue
         parts = torch.ops.aten.convolution_backward(
-            members[e:e_end, b:b_end].flatten(0, 1),
-            _orbit_of_chunk(x, table, chunk, padding_mode),
+            upstream.flatten(0, 1),
+            orbit,
             weight,
             [weight.shape[0]],
             stride,

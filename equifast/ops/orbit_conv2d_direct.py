@@ -9,27 +9,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..groups import CyclicGroup
 from ..layers import ACTIVATIONS
 from ._layers import new_output
 from .registry import CHOSEN, register
 
 #: Up to this many input channels, for each type that our own kernel knows, and up to this many weights, it measured
 #: faster than oneDNN on a ready orbit.
-DIRECT_CHANNELS, DIRECT_WEIGHTS = {torch.float32: 4, torch.bfloat16: 4}, 1 << 16
+DIRECT_CHANNELS, DIRECT_WEIGHTS = {torch.float32: 16, torch.bfloat16: 4}, 1 << 16
 
-#: Columns of the widest kernel whose weight gradient our own kernel computes, if it is not dilated.
-DIRECT_WIDTH = 7
+#: Likewise for the weight gradient: input channels, and columns of the widest kernel, which must not be dilated.
+BACKWARD_CHANNELS, BACKWARD_WIDTH = 4, 7
 
 
 def suits_direct(x: Tensor, weight: Tensor) -> bool:
     """Whether the native op is there, and suits the layer: few channels come in, and there are few weights."""
     native = x.device.type == "cpu" and CHOSEN["cpu"] == "cpu"
-    small = x.shape[1] <= DIRECT_CHANNELS.get(x.dtype, 0) and weight.numel() <= DIRECT_WEIGHTS
+    small = weight.shape[1] <= DIRECT_CHANNELS.get(x.dtype, 0) and weight.numel() <= DIRECT_WEIGHTS
     return native and small
 
 
 def suits_direct_backward(x: Tensor, weight: Tensor, dilation: list[int]) -> bool:
-    return suits_direct(x, weight) and x.dtype == torch.float32 and weight.shape[3] <= DIRECT_WIDTH and dilation[1] == 1
+    narrow = weight.shape[1] <= BACKWARD_CHANNELS and weight.shape[3] <= BACKWARD_WIDTH
+    return narrow and dilation[1] == 1 and x.dtype == torch.float32 and suits_direct(x, weight)
+
+
+def conv2d_direct(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, activation) -> Tensor:
+    """``F.conv2d`` and an activation, of images that suit the native op. There is no gradient."""
+    trivial = list(CyclicGroup(1).action_table(inverse=True))
+    options = (trivial, stride, padding, dilation, "border", activation, False)
+    return torch.ops.equifast.orbit_conv2d_direct(x, weight, bias, *options)
 
 
 def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, activation, channels_last):

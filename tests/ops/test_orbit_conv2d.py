@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from equifast import as_group, orbit, orbit_conv2d, reference
+from equifast.ops._patches import are_patches
 
 from ..backend import DEVICE, by_backend, only, over
 from ..cases import (
@@ -136,7 +137,7 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
     batch=st.integers(0, 5),
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     channels=st.tuples(st.integers(1, 6), st.sampled_from([1, 3, 16, 17, 35])),
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 8)),
     stride=pairs,
     dilation=pairs,
     padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
@@ -175,6 +176,21 @@ def test_patches_longer_than_a_block(outputs):
     """They are read along themselves, as the stride is large."""
     tensors, options = layer("D4", ((18, 18), (8, 9), ((8, 9), (0, 0), (1, 1))), channels=(1, outputs))
     check("D4", tensors, options, "gelu")
+
+
+@only("cpu", "reference", because="other backends have one kernel for all kernel sizes")
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "cropped"])
+@pytest.mark.parametrize(("group", "mode"), [("C4", "border"), ("D3", "zeros"), ("C8", "border")])
+def test_patches(group, mode, layout, activation):
+    """Patches that don't overlap, and leave a margin of the image: (17, 22) has 4 × 4 of (4, 5)."""
+    geometry = ((17, 22), (4, 5), ((4, 5), (0, 0), (1, 1)))
+    for dtype, outputs, batch in ((torch.float64, 5, 3), (torch.float32, 300, 1), (torch.float32, 300, 4)):
+        tensors, options = layer(group, geometry, channels=(17, outputs), batch=batch, dtype=dtype, padding_mode=mode)
+        tensors[1] = LAYOUTS[layout](tensors[1])
+        assert are_patches(tensors[1], tensors[2], *options[1:4])
+        for bias in (tensors[3], None):
+            check(group, [*tensors[:3], bias], options, activation)
 
 
 @pytest.mark.parametrize("images", [0.4, 1, 3, 8, 1000])

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from equifast import orbit_conv2d, reference
+from equifast.ops._patches import are_patches
 
 from ..backend import by_backend, only, over
 from ..cases import DTYPES, GROUPS, LAYOUTS, PADDING_MODES, TOLERANCES, amid_nan, assert_near_overall, assert_same, rand
@@ -157,6 +158,20 @@ def test_nothing_in_nothing_out(group, batch, outputs):
         grads = call("orbit_conv2d_backward", grad, x, weight, *options, list(needs))
         for ours, leaf, needed in zip(grads, (x, weight, bias), needs, strict=True):
             assert_same(ours, torch.zeros_like(leaf) if needed else leaf.new_empty(0))
+
+
+@only("cpu", "reference", because="other backends have one kernel for all kernel sizes")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "cropped"])
+@pytest.mark.parametrize("group", ["C4", "D3"])
+def test_patches(group, layout):
+    """Patches that don't overlap, and leave a margin of the image: (17, 22) has 4 × 4 of (4, 5)."""
+    geometry = ((17, 22), (4, 5), ((4, 5), (0, 0), (1, 1)))
+    for dtype, batch in ((torch.float64, 3), (torch.float32, 1), (torch.float32, 3)):
+        tensors, options = layer(group, geometry, channels=(17, 9), batch=batch, dtype=dtype)
+        tensors[:2] = map(LAYOUTS[layout], tensors[:2])
+        assert are_patches(tensors[1], tensors[2], *options[1:4])
+        for needs in itertools.product([False, True], repeat=3):
+            check(group, tensors, options, list(needs), about=f"{layout} {needs}")
 
 
 @pytest.mark.parametrize("group", ["C4", "C6"])
