@@ -11,7 +11,7 @@ from .canonical_form import CanonicalForm
 from .choice import OrbitScores
 from .estimators import ESTIMATORS
 from .groups import Group, as_group
-from .orbit_vectors import Network, orbit_vectors
+from .orbit_vectors import NETWORK_DTYPES, Network, orbit_vectors
 
 
 def canonicalize(
@@ -27,6 +27,7 @@ def canonicalize(
     padding_mode: str = "border",
     score: Network | None = None,
     activations: Tensor | None = None,
+    network_dtype: torch.dtype | None = None,
 ) -> CanonicalForm:
     """Choose a group element for each image by a network's vectors of its orbit, and undo it.
 
@@ -64,6 +65,8 @@ def canonicalize(
             classifier's logits.
         activations: (B, E) from elsewhere (the direct method, EquiAdapt); then network and reference are None. −inf
             masks an element.
+        network_dtype: ``torch.bfloat16`` or ``torch.float16``: the network runs under autocast to it. Parameters, the
+            vectors that it returns, their scores and the images keep float32 or what they have.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
@@ -72,9 +75,16 @@ def canonicalize(
     checks.images("x", x)
     checks.one_of("estimator", estimator, ESTIMATORS)
     checks.padding_mode(padding_mode)
+    checks.one_of("network_dtype", network_dtype, NETWORK_DTYPES)
     vectors = None
     if activations is not None:
-        unused = {"network": network, "reference": reference, "score": score, "preprocess": preprocess}
+        unused = {
+            "network": network,
+            "reference": reference,
+            "score": score,
+            "preprocess": preprocess,
+            "network_dtype": network_dtype,
+        }
         for name, value in unused.items():
             if value is not None:
                 raise ValueError(f"{name}: expected None, since activations are given")
@@ -85,7 +95,7 @@ def canonicalize(
         if (reference is None) == (score is None):
             raise ValueError("reference: expected either it or score, got " + ("both" if score else "neither"))
         small = x if preprocess is None else _preprocess(preprocess, x)
-        vectors = orbit_vectors(small, network, group, padding_mode)
+        vectors = orbit_vectors(small, network, group, padding_mode, network_dtype)
         _initialize(reference, vectors)
         scores = _scores(vectors, reference, score, x, group, beta, similarity)
         vectors = vectors.unflatten(0, (group.order, x.shape[0])).transpose(0, 1)

@@ -53,9 +53,9 @@ def same_dtype(**tensors: Tensor | None) -> None:
             raise TypeError(f"{name}: expected the dtype of {first}, {head.dtype}, got {t.dtype}")
 
 
-def one_of(name: str, value: object, choices: Collection[str]) -> None:
+def one_of(name: str, value: object, choices: Collection) -> None:
     if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}")
 
 
 def padding_mode(value: object) -> None:

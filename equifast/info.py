@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-VECTOR_BITS = {"baseline": 128, "avx2": 256, "avx512": 512}
+VECTOR_BITS = {"baseline": 128, "avx2": 256, "avx512": 512, "amx": 512}
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "MKL_NUM_THREADS",

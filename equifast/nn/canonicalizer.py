@@ -14,6 +14,7 @@ from ..canonical_form import CanonicalForm
 from ..canonicalize import canonicalize
 from ..estimators import ESTIMATORS
 from ..groups import Group, as_group
+from ..orbit_vectors import NETWORK_DTYPES
 from .crop_resize import CropResize
 
 
@@ -32,9 +33,10 @@ class Canonicalizer(nn.Module):
         reference: the initial vector (d,); by default it is drawn from a normal distribution.
         learn_reference: whether the reference is a parameter; otherwise it is a buffer.
         crop, resize: a centre crop and a resize of the images before the network, as in `CropResize`.
-        beta, similarity, preprocess, estimator, padding_mode, score: as in `canonicalize`. With ``score`` there is no
-            reference. In eval mode "gumbel" takes the arg max. ``preprocess`` takes the place of ``crop`` and
-            ``resize``, and has to commute with the group; `equifast.check_preprocess` tells whether it does.
+        beta, similarity, preprocess, estimator, padding_mode, score, network_dtype: as in `canonicalize`. With
+            ``score`` there is no reference. In eval mode "gumbel" takes the arg max. ``preprocess`` takes the place of
+            ``crop`` and ``resize``, and has to commute with the group; `equifast.check_preprocess` tells whether it
+            does.
 
     Raises:
         ValueError: for an option that is unknown, or that contradicts another one.
@@ -56,10 +58,12 @@ class Canonicalizer(nn.Module):
         estimator: str = "straight_through",
         padding_mode: str = "border",
         score: Callable[[Tensor], Tensor] | None = None,
+        network_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         checks.one_of("estimator", estimator, ESTIMATORS)
         checks.padding_mode(padding_mode)
+        checks.one_of("network_dtype", network_dtype, NETWORK_DTYPES)
         if crop is not None or resize is not None:
             if preprocess is not None:
                 raise ValueError("preprocess: expected None with crop or resize, which stand in its place")
@@ -72,6 +76,7 @@ class Canonicalizer(nn.Module):
         self.estimator = estimator
         self.padding_mode = padding_mode
         self.score = score
+        self.network_dtype = network_dtype
         self.reference: Tensor | None
         vector = None if score is not None else _reference(network, reference, vector_size, learn_reference)
         if learn_reference:
@@ -93,12 +98,14 @@ class Canonicalizer(nn.Module):
             estimator="straight_through" if takes_arg_max else self.estimator,
             padding_mode=self.padding_mode,
             score=self.score,
+            network_dtype=self.network_dtype,
         )
 
     def extra_repr(self) -> str:
         return (
             f"{self.group}, beta={self.beta}, similarity={self.similarity}, estimator={self.estimator}, "
             f"padding_mode={self.padding_mode}"
+            + (f", network_dtype={self.network_dtype}" if self.network_dtype else "")
         )
 
     # As in torch's lazy modules: an uninitialized tensor is saved as such, and takes its size from the one it loads.

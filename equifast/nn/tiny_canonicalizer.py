@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from .. import checks, ops
@@ -102,8 +103,8 @@ class TinyCanonicalizer(Canonicalizer):
         activation: "none", "relu", "gelu" or "silu".
         reference: the initial vector (channels,); by default it is drawn from a normal distribution.
         learn_reference: whether the reference is a parameter; otherwise it is a buffer.
-        beta, similarity, preprocess, estimator, padding_mode: as in `canonicalize`. In eval mode "gumbel" takes the arg
-            max.
+        beta, similarity, preprocess, estimator, padding_mode, network_dtype: as in `canonicalize`. In eval mode
+            "gumbel" takes the arg max.
 
     Raises:
         ValueError: for an unknown option, or a reference of another size.
@@ -128,6 +129,7 @@ class TinyCanonicalizer(Canonicalizer):
         preprocess: Callable[[Tensor], Tensor] | None = None,
         estimator: str = "straight_through",
         padding_mode: str = "border",
+        network_dtype: torch.dtype | None = None,
     ) -> None:
         network = PooledOrbitConv2d(
             in_channels,
@@ -152,6 +154,7 @@ class TinyCanonicalizer(Canonicalizer):
             preprocess=preprocess,
             estimator=estimator,
             padding_mode=padding_mode,
+            network_dtype=network_dtype,
         )
 
     def extra_repr(self) -> str:

@@ -14,8 +14,9 @@ from ..layers import ACTIVATIONS
 from ._layers import new_output
 from .registry import CHOSEN, register
 
-#: Up to this many input channels and weights, our own kernel measured faster than oneDNN on a ready orbit.
-DIRECT_CHANNELS, DIRECT_WEIGHTS = 16, 1 << 16
+#: Up to this many input channels, for each type that our own kernel knows, and up to this many weights, it measured
+#: faster than oneDNN on a ready orbit.
+DIRECT_CHANNELS, DIRECT_WEIGHTS = {torch.float32: 16, torch.bfloat16: 4}, 1 << 16
 
 #: Likewise for the weight gradient: input channels, and columns of the widest kernel, which must not be dilated.
 BACKWARD_CHANNELS, BACKWARD_WIDTH = 4, 7
@@ -24,13 +25,13 @@ BACKWARD_CHANNELS, BACKWARD_WIDTH = 4, 7
 def suits_direct(x: Tensor, weight: Tensor) -> bool:
     """Whether the native op is there, and suits the layer: few channels come in, and there are few weights."""
     native = x.device.type == "cpu" and CHOSEN["cpu"] == "cpu"
-    small = weight.shape[1] <= DIRECT_CHANNELS and weight.numel() <= DIRECT_WEIGHTS
-    return native and x.dtype == torch.float32 and small
+    small = weight.shape[1] <= DIRECT_CHANNELS.get(x.dtype, 0) and weight.numel() <= DIRECT_WEIGHTS
+    return native and small
 
 
 def suits_direct_backward(x: Tensor, weight: Tensor, dilation: list[int]) -> bool:
     narrow = weight.shape[1] <= BACKWARD_CHANNELS and weight.shape[3] <= BACKWARD_WIDTH
-    return narrow and dilation[1] == 1 and suits_direct(x, weight)
+    return narrow and dilation[1] == 1 and x.dtype == torch.float32 and suits_direct(x, weight)
 
 
 def conv2d_direct(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, activation) -> Tensor:

@@ -137,10 +137,16 @@ def _refuse(error: Exception) -> Callable:
 
 
 def _cast(name: str, device_type: str, choose: Callable[[torch.dtype], torch.dtype]) -> Callable:
-    """A kernel for autocast: it casts the floating tensors, and calls the op without autocast."""
+    """A kernel for autocast: it casts the floating tensors, and calls the op without autocast.
+
+    As torch's own, it leaves a call alone that is in float64.
+    """
 
     def cast(*args):
         dtype = choose(torch.get_autocast_dtype(device_type))
+        floating = {t.dtype for t in args if isinstance(t, torch.Tensor) and t.dtype.is_floating_point}
+        if floating == {torch.float64}:
+            dtype = torch.float64
 
         def to(t):
             return t.to(dtype) if isinstance(t, torch.Tensor) and t.dtype.is_floating_point else t

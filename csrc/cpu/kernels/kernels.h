@@ -8,6 +8,7 @@
 
 #include "common/types.h"
 #include "cpu/kernels/conv2d.h"
+#include "cpu/kernels/conv2d_tiles.h"
 #include "geometry.h"
 
 namespace equifast::cpu {
@@ -115,6 +116,13 @@ struct OrbitConv2dArgs {
   int64_t samples;    // weight gradient: how many images a task sums over
 };
 
+// In bfloat16; the weight, the bias and all sums are in float32.
+struct OrbitConv2dBfloat16Args {
+  OrbitConv2dArgs layer;
+  const uint16_t* tiles;  // the weight as conv2d_tiles.h has it, or null where products are in float32
+  void* out;
+};
+
 struct ScoreArgs {
   Dtype dtype;
   int64_t E, B, d;
@@ -153,25 +161,26 @@ struct ContrastiveArgs {
 constexpr int64_t kScoreSamples = 16;
 inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) / kScoreSamples; }
 
-// Every kernel, and the arguments that it takes. A kernel has the name of its op. Two have none: footprint, which
-// serves the transposes of interpolations, and orbit_conv2d_grad_weight, which is part of the backward pass of
-// orbit_conv2d.
-#define EQUIFAST_CPU_KERNELS(X)                \
-  X(orbit, ResampleArgs)                       \
-  X(orbit_adjoint, ResampleArgs)               \
-  X(act, ResampleArgs)                         \
-  X(act_adjoint, ResampleArgs)                 \
-  X(orbit_average, ResampleArgs)               \
-  X(orbit_average_adjoint, ResampleArgs)       \
-  X(orbit_inner, ResampleArgs)                 \
-  X(angle_inner, AngleArgs)                    \
-  X(footprint, FootprintArgs)                  \
-  X(crop_resize, CropResizeArgs)               \
-  X(orbit_conv2d, OrbitConv2dArgs)             \
-  X(orbit_conv2d_grad_weight, OrbitConv2dArgs) \
-  X(orbit_scores, ScoreArgs)                   \
-  X(orbit_scores_backward, ScoreGradArgs)      \
-  X(contrastive_loss, ContrastiveArgs)         \
+// Every kernel, and the arguments that it takes. A kernel has the name of its op. Three have none: footprint, which
+// serves the transposes of interpolations, and two that are parts of orbit_conv2d: in bfloat16, and of its backward
+// pass.
+#define EQUIFAST_CPU_KERNELS(X)                     \
+  X(orbit, ResampleArgs)                            \
+  X(orbit_adjoint, ResampleArgs)                    \
+  X(act, ResampleArgs)                              \
+  X(act_adjoint, ResampleArgs)                      \
+  X(orbit_average, ResampleArgs)                    \
+  X(orbit_average_adjoint, ResampleArgs)            \
+  X(orbit_inner, ResampleArgs)                      \
+  X(angle_inner, AngleArgs)                         \
+  X(footprint, FootprintArgs)                       \
+  X(crop_resize, CropResizeArgs)                    \
+  X(orbit_conv2d, OrbitConv2dArgs)                  \
+  X(orbit_conv2d_bfloat16, OrbitConv2dBfloat16Args) \
+  X(orbit_conv2d_grad_weight, OrbitConv2dArgs)      \
+  X(orbit_scores, ScoreArgs)                        \
+  X(orbit_scores_backward, ScoreGradArgs)           \
+  X(contrastive_loss, ContrastiveArgs)              \
   X(contrastive_loss_backward, ContrastiveArgs)
 
 struct Kernels {

@@ -1,9 +1,12 @@
 // orbit_conv2d on the CPU, where the first layer of a network is small enough for the direct kernel: the torch ops
-// orbit_conv2d_direct and orbit_conv2d_direct_backward, for float32. Everything else is composed of other ops in
-// Python.
+// orbit_conv2d_direct, for float32 and bfloat16, and orbit_conv2d_direct_backward, for float32. Everything else is
+// composed of other ops in Python.
 #include <torch/csrc/stable/library.h>
 
+#include <bit>
+
 #include "common/convolution.h"
+#include "cpu/runtime/isa.h"
 #include "cpu/runtime/resample_plan.h"
 #include "cpu/runtime/run.h"
 
@@ -13,19 +16,50 @@ namespace {
 // The weight gradient is summed over at most this many runs of images, which are then added up.
 constexpr int64_t kPartialSums = 32;
 
+bool is_bfloat16(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16; }
+
+// The values of a float32 or bfloat16 tensor, in float32.
+std::vector<float> values_of(const Tensor& t) {
+  const Tensor dense = torch::stable::contiguous(t);
+  if (!is_bfloat16(t)) {
+    const auto* in = static_cast<const float*>(dense.const_data_ptr());
+    return {in, in + t.numel()};
+  }
+  std::vector<float> out(t.numel());
+  const auto* in = static_cast<const uint16_t*>(dense.const_data_ptr());
+  for (size_t k = 0; k < out.size(); ++k) out[k] = std::bit_cast<float>(uint32_t(in[k]) << 16);
+  return out;
+}
+
 // Copies t, (C_out, taps), to (blocks, taps, kBlock), with zeros past the last channel.
 std::vector<float> packed(const Tensor& t, int64_t channels, int64_t taps) {
   const int64_t blocks = (channels + kBlock - 1) / kBlock;
   std::vector<float> out(blocks * taps * kBlock, 0.0f);
-  const Tensor dense = torch::stable::contiguous(t);
-  const auto* in = static_cast<const float*>(dense.const_data_ptr());
+  const std::vector<float> in = values_of(t);
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t k = 0; k < taps; ++k) out[(c / kBlock * taps + k) * kBlock + c % kBlock] = in[c * taps + k];
   return out;
 }
 
-// The reverse: out, (C_out, taps), gets the sum over `parts` of what is packed at `start` of each; the parts are
-// `part_size` numbers apart.
+// Copies a bfloat16 weight (C_out, C, kernel_h, kernel_w) to the tiles of AMX.
+std::vector<uint16_t> packed_tiles(const Tensor& weight, const Conv2d& k) {
+  const Conv2dTiles tiles = {k, nullptr, 0, 0};
+  const int64_t pixel = pixel_values(k.C), run = tiles.run_pixels();
+  std::vector<uint16_t> out(k.blocks() * tiles.block_values(), 0);
+  const Tensor dense = torch::stable::contiguous(weight);
+  const auto* in = static_cast<const uint16_t*>(dense.const_data_ptr());
+  for (int64_t o = 0; o < k.out_channels; ++o)
+    for (int64_t c = 0; c < k.C; ++c)
+      for (int64_t i = 0; i < k.kernel_h; ++i)
+        for (int64_t j = 0; j < k.kernel_w; ++j) {
+          const int64_t tile = (o / kBlock * k.kernel_h + i) * tiles.runs() + j / run, value = j % run * pixel + c;
+          out[((tile * kRun / 2 + value / 2) * kBlock + o % kBlock) * 2 + value % 2] = *in++;
+        }
+  return out;
+}
+
+// The reverse of packed: out, (C_out, taps), gets the sum over `parts` of what is packed at `start` of each; the parts
+// are `part_size` numbers apart.
 void unpack_sum(const std::vector<float>& sums, int64_t parts, int64_t part_size, int64_t start, int64_t taps,
                 const Tensor& out) {
   auto* to = static_cast<float*>(out.mutable_data_ptr());
@@ -79,9 +113,12 @@ void check_float32(const Tensor& t, const char* name) {
 Tensor orbit_conv2d_direct(Tensor x, Tensor weight, std::optional<Tensor> bias, std::vector<double> table,
                            std::vector<int64_t> stride, std::vector<int64_t> padding, std::vector<int64_t> dilation,
                            std::string padding_mode, std::string activation, bool channels_last) {
-  check_float32(x, "x");
+  if (!is_bfloat16(x)) check_float32(x, "x");
   check_weight(weight, x);
-  if (bias) check_float32(*bias, "bias"), check_bias(*bias, weight);
+  if (bias) {
+    STD_TORCH_CHECK(bias->scalar_type() == x.scalar_type(), "bias: expected the dtype of x");
+    check_bias(*bias, weight);
+  }
   const auto windows = windows_of(x, {weight.size(2), weight.size(3)}, stride, padding, dilation);
   const ResamplePlan plan(x, "x", image_sizes(x, "x"), table, {}, {}, padding_mode, {.shared = true});
   auto args = arguments(x, plan.resample, weight.size(0), windows, channels_last);
@@ -90,19 +127,27 @@ Tensor orbit_conv2d_direct(Tensor x, Tensor weight, std::optional<Tensor> bias, 
   conv.activation = activation_of(activation);
 
   const std::array<int64_t, 4> sizes = {r.order * r.B, conv.out_channels, conv.out_h, conv.out_w};
-  Tensor out = torch::stable::empty({sizes.data(), 4}, ScalarType::Float, std::nullopt, x.device(), std::nullopt,
+  Tensor out = torch::stable::empty({sizes.data(), 4}, x.scalar_type(), std::nullopt, x.device(), std::nullopt,
                                     memory_format(channels_last));
   if (out.numel() == 0) return out;
   use_huge_pages(out);
   const std::vector<float> weights = packed(weight, conv.out_channels, conv.taps());
   const std::vector<float> biases =
       bias ? packed(*bias, conv.out_channels, 1) : std::vector<float>(conv.blocks() * kBlock);
-  args.out = static_cast<float*>(out.mutable_data_ptr());
   conv.weight = weights.data();
   conv.bias = biases.data();
   r.all_elements = one_task_an_image(r.B);
   r.reuse_bases = r.reuse_bases && r.all_elements;
-  run(cpu_kernels().orbit_conv2d, args, (r.all_elements ? 1 : r.order) * r.B);
+  const int64_t tasks = (r.all_elements ? 1 : r.order) * r.B;
+  if (is_bfloat16(x)) {
+    std::vector<uint16_t> tiles;
+    if (best_isa() == Isa::amx && conv.C <= kTileChannels) tiles = packed_tiles(weight, conv);
+    run(cpu_kernels().orbit_conv2d_bfloat16, {args, tiles.empty() ? nullptr : tiles.data(), out.mutable_data_ptr()},
+        tasks);
+  } else {
+    args.out = static_cast<float*>(out.mutable_data_ptr());
+    run(cpu_kernels().orbit_conv2d, args, tasks);
+  }
   return out;
 }
 

@@ -23,6 +23,7 @@ EQUIFAST_ISA_KERNELS(avx512)
 const Kernels& cpu_kernels() {
   switch (best_isa()) {
 #ifdef EQUIFAST_HAS_AVX512
+    case Isa::amx:
     case Isa::avx512: return avx512::kKernels;
 #endif
 #ifdef EQUIFAST_HAS_AVX2

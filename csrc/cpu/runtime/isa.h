@@ -7,17 +7,38 @@
 #include <string>
 #include <vector>
 
+#ifdef EQUIFAST_HAS_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace equifast {
 
-enum class Isa { baseline, avx2, avx512 };
+// "amx" is the variant of AVX-512, and in it the kernels that multiply bfloat16 by tiles.
+enum class Isa { baseline, avx2, avx512, amx };
 
 inline const char* isa_name(Isa isa) {
   switch (isa) {
     case Isa::avx2: return "avx2";
     case Isa::avx512: return "avx512";
+    case Isa::amx: return "amx";
     default: return "baseline";
   }
 }
+
+namespace detail {
+
+// Whether this CPU has AMX, and the operating system lets this process use it. Linux wants to be asked.
+inline bool may_use_amx() {
+#ifdef EQUIFAST_HAS_AMX
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return __builtin_cpu_supports("amx-bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace detail
 
 // The built variants that this CPU and operating system can run, slowest first.
 inline std::vector<Isa> supported_isas() {
@@ -27,6 +48,7 @@ inline std::vector<Isa> supported_isas() {
 #endif
 #ifdef EQUIFAST_HAS_AVX512
   if (__builtin_cpu_supports("x86-64-v4")) isas.push_back(Isa::avx512);
+  if (isas.back() == Isa::avx512 && detail::may_use_amx()) isas.push_back(Isa::amx);
 #endif
   return isas;
 }
