@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .folding import has_hooks, needs_grad, run
+from .folding import run
+from .plain import has_hooks, needs_grad
 
 
 class ConvNetwork(nn.Module):
@@ -15,7 +16,8 @@ class ConvNetwork(nn.Module):
 
     The architecture and the ``state_dict`` of equiadapt's network of that name (its published checkpoints load), with
     one correction: between the two, dropout drops features, not whole rows. In eval mode, where nothing is to be
-    differentiated, every normalization is folded into its convolution.
+    differentiated, every normalization is folded into its convolution. In training on a CPU, normalization and
+    activation are one operation.
 
     Args:
         in_shape: ``(C, H, W)`` of its images.
@@ -71,6 +73,7 @@ class ConvNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Every layer then writes channels_last, where oneDNN is quicker both ways.
         x = x.contiguous(memory_format=torch.channels_last)
-        whole = needs_grad(self, x) or has_hooks(self.enc_network)
-        y = self.enc_network(x) if whole else run(self.enc_network, x)
+        layers = self.enc_network
+        plain = type(layers) is nn.Sequential and not has_hooks(layers)
+        y = run(layers, x, fold=not needs_grad(self, x)) if plain else layers(x)
         return self.final_fc(y.flatten(1))

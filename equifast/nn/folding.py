@@ -1,7 +1,8 @@
-"""Folding of normalization and activation into the convolution before them, where nothing is to be differentiated."""
+"""Runs layers together: normalization and activation are folded into what stands before them."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Protocol, TypeGuard
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from ..layers import ACTIVATIONS
 from ..lazy_orbit import LazyOrbit
+from .normalization import normalize, suits_normalize
+from .plain import activation_name, has_hooks
 
 
 class Convolution(Protocol):
@@ -31,22 +34,6 @@ class FoldableNorm(Protocol):
     affine: bool
     weight: Tensor
     bias: Tensor
-
-
-#: The kernels' name of each activation module, but for GELU, of which they know one of two kinds.
-NAMES = {type(None): "none", nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
-
-
-def needs_grad(module: nn.Module, x: Tensor) -> bool:
-    """Whether a graph has to be recorded for ``module(x)``."""
-    return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in module.parameters()))
-
-
-def activation_name(module: nn.Module | None) -> str | None:
-    """The kernels' name of an activation module: "none" if there is no module, None if kernels don't know it."""
-    if type(module) is nn.GELU:
-        return "gelu" if module.approximate == "none" else None
-    return NAMES.get(type(module))
 
 
 def is_foldable(norm: nn.Module | None) -> TypeGuard[FoldableNorm | None]:
@@ -77,23 +64,35 @@ def folded(conv: Convolution, norm: FoldableNorm | None) -> tuple[Tensor, Tensor
     return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
-def run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """``nn.Sequential(*layers)(x)`` without a graph: each Conv2d with the normalization and activation after it."""
-    pending = list(layers)
+def run(layers: Iterable[nn.Module], x: Tensor, *, fold: bool) -> Tensor:
+    """``nn.Sequential(*layers)(x)``: normalizations and activations are part of what stands before them.
+
+    A Conv2d takes both in if ``fold``, which is for where nothing is to be differentiated; a BatchNorm2d that goes by
+    the statistics of its batch takes in the activation.
+    """
+    pending = deque(layers)
     while pending:
-        layer = pending.pop(0)
-        if not (type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not has_hooks(layer)):
+        layer = pending.popleft()
+        if fold and type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not has_hooks(layer):
+            following = pending[0] if pending else None
+            norm = following if isinstance(following, nn.BatchNorm2d) and is_foldable(following) else None
+            if norm is not None:
+                pending.popleft()
+            x = _convolve(x, layer, norm, _take_activation(pending))
+        elif suits_normalize(layer, x):
+            x = normalize(layer, x, _take_activation(pending))
+        else:
             x = layer(x)
-            continue
-        following = pending[0] if pending else None
-        norm = following if isinstance(following, nn.BatchNorm2d) and is_foldable(following) else None
-        if norm is not None:
-            pending.pop(0)
-        name = activation_name(pending[0]) if pending and not has_hooks(pending[0]) else None
-        if name is not None:
-            pending.pop(0)
-        x = _convolve(x, layer, norm, name or "none")
     return x
+
+
+def _take_activation(pending: deque[nn.Module]) -> str:
+    """The kernels' name of the activation that comes next, which is then no longer pending; "none" if there is none."""
+    name = activation_name(pending[0]) if pending and not has_hooks(pending[0]) else None
+    if name is None:
+        return "none"
+    pending.popleft()
+    return name
 
 
 def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation: str) -> Tensor:
@@ -105,9 +104,3 @@ def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation
             return y
     y = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
     return ACTIVATIONS[activation](y)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether more is attached to a module than its forward, which calling its kernel directly would leave out."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)

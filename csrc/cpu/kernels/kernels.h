@@ -111,28 +111,49 @@ struct ContrastiveArgs {
   void* grad_vectors;  // backward: (E, B, d)
 };
 
+// Batch normalization of images (N, C, pixels), or (N, pixels, C) if channels_last, in pieces of `piece` pixels.
+// Numbers of a channel are in the accumulate type. Where they are channels_last, all pixels count as those of one
+// image.
+struct BatchNormActArgs {
+  Dtype dtype;
+  Activation activation;
+  bool channels_last;
+  int64_t N, C, pixels, piece;
+  const void *x, *grad;
+  void* out;
+  const void *mean, *scale, *shift;  // (C,)
+  const void *level, *tilt;          // (C,): backward
+  double *first, *second;            // (pieces of all images, C): of statistics and sums, what is found for each piece
+
+  int64_t pieces() const { return (pixels + piece - 1) / piece; }  // of an image
+};
+
 // Samples that one task of the kernels on vectors handles. It is fixed, so that no sum depends on the number of
 // threads.
 constexpr int64_t kScoreSamples = 16;
 inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) / kScoreSamples; }
 
-// Every kernel, and the arguments that it takes. A kernel has the name of its op. Two have none: footprint, which
-// serves all transposes, and orbit_conv2d_grad_weight, which is part of the backward pass of orbit_conv2d.
-#define EQUIFAST_CPU_KERNELS(X)                \
-  X(orbit, ResampleArgs)                       \
-  X(orbit_adjoint, ResampleArgs)               \
-  X(act, ResampleArgs)                         \
-  X(act_adjoint, ResampleArgs)                 \
-  X(orbit_average, ResampleArgs)               \
-  X(orbit_average_adjoint, ResampleArgs)       \
-  X(orbit_inner, ResampleArgs)                 \
-  X(footprint, FootprintArgs)                  \
-  X(orbit_conv2d, OrbitConv2dArgs)             \
-  X(orbit_conv2d_grad_weight, OrbitConv2dArgs) \
-  X(orbit_scores, ScoreArgs)                   \
-  X(orbit_scores_backward, ScoreGradArgs)      \
-  X(contrastive_loss, ContrastiveArgs)         \
-  X(contrastive_loss_backward, ContrastiveArgs)
+// Every kernel, and the arguments that it takes. A kernel has the name of its op. Some are a part of one: footprint,
+// which serves all transposes, orbit_conv2d_grad_weight, and what batch_norm_act and its backward pass sum up first.
+#define EQUIFAST_CPU_KERNELS(X)                  \
+  X(orbit, ResampleArgs)                         \
+  X(orbit_adjoint, ResampleArgs)                 \
+  X(act, ResampleArgs)                           \
+  X(act_adjoint, ResampleArgs)                   \
+  X(orbit_average, ResampleArgs)                 \
+  X(orbit_average_adjoint, ResampleArgs)         \
+  X(orbit_inner, ResampleArgs)                   \
+  X(footprint, FootprintArgs)                    \
+  X(orbit_conv2d, OrbitConv2dArgs)               \
+  X(orbit_conv2d_grad_weight, OrbitConv2dArgs)   \
+  X(orbit_scores, ScoreArgs)                     \
+  X(orbit_scores_backward, ScoreGradArgs)        \
+  X(contrastive_loss, ContrastiveArgs)           \
+  X(contrastive_loss_backward, ContrastiveArgs)  \
+  X(batch_norm_act_statistics, BatchNormActArgs) \
+  X(batch_norm_act, BatchNormActArgs)            \
+  X(batch_norm_act_sums, BatchNormActArgs)       \
+  X(batch_norm_act_backward, BatchNormActArgs)
 
 struct Kernels {
 #define EQUIFAST_MEMBER(name, Args) void (*name)(const Args&, int64_t begin, int64_t end);
