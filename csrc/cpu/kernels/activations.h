@@ -15,17 +15,10 @@
 namespace equifast::cpu {
 namespace {
 
-// Returns x, or the nearest bound; NaN stays NaN.
-template <class A>
-EQUIFAST_INLINE A clamped(A x, A low, A high) {
-  x = x < low ? low : x;
-  return x > high ? high : x;
-}
-
-// e^x, for x in [−87, 87] or the nearest bound: x = n·ln 2 + r, and e^r is a polynomial on [−½·ln 2, ½·ln 2], a minimax
-// fit of our own.
+// e^x for x in [−87, 0]; e^(−87) below. x = n·ln 2 + r, and e^r is a polynomial on [−½·ln 2, ½·ln 2], a minimax fit of
+// our own.
 EQUIFAST_INLINE float exponential(float x) {
-  x = clamped(x, -87.0f, 87.0f);
+  x = x < -87.0f ? -87.0f : x;
   constexpr float kLog2e = 1.44269504f, kHigh = 0.693359375f, kLow = -2.12194440e-4f;
   constexpr float kRound = 12582912.0f;  // 1.5·2²³: added to a small number, it leaves the nearest integer in the bits
   const float shifted = x * kLog2e + kRound, n = shifted - kRound;
@@ -38,13 +31,14 @@ EQUIFAST_INLINE float exponential(float x) {
   const uint32_t power = (std::bit_cast<uint32_t>(shifted) << 23) + 0x3F800000u;  // 2ⁿ
   return p * std::bit_cast<float>(power);
 }
-EQUIFAST_INLINE double exponential(double x) { return std::exp(clamped(x, -700.0, 700.0)); }
+EQUIFAST_INLINE double exponential(double x) { return std::exp(x); }
 
 // Φ(u), the integral of the normal density from −∞ to u. Φ(−z) = e^(−z²/2)·h(z) for z in [0, 12], where h is a rational
 // function of positive coefficients, a minimax fit of our own. So it has few wrong bits even where it is tiny. Beyond
 // 12 the product of Φ(−z) and z is below 10⁻³¹.
 EQUIFAST_INLINE float normal_integral(float u) {
-  const float z = clamped(std::fabs(u), 0.0f, 12.0f);
+  float z = std::fabs(u);
+  z = z > 12.0f ? 12.0f : z;
   float p = z * 3.949434455e-03f + 3.950292453e-02f;
   p = p * z + 1.798706786e-01f;
   p = p * z + 4.337325033e-01f;
@@ -62,7 +56,8 @@ EQUIFAST_INLINE double normal_integral(double u) { return 0.5 * std::erfc(-u * 0
 // The derivative of u·Φ(u): one half and an odd function of u, which is u times a rational function of u² on [−6, 6], a
 // minimax fit of our own, within 3e-7.
 EQUIFAST_INLINE float gelu_slope(float u) {
-  u = clamped(u, -6.0f, 6.0f);
+  u = u < -6.0f ? -6.0f : u;
+  u = u > 6.0f ? 6.0f : u;
   const float t = u * u;
   float p = t * 1.908849026e-07f + 3.585056876e-05f;
   p = p * t + 2.418488442e-05f;
@@ -80,15 +75,15 @@ EQUIFAST_INLINE double gelu_slope(double u) {
   return normal_integral(u) + u * (std::exp(-0.5 * u * u) * 0.39894228040143267794);
 }
 
-// u·s with s = 1/(1 + e^(−u)), and its derivative s·(1 + u·(1 − s)), where 1 − s = s·e^(−u).
+// The sigmoid s of u and the one of −u, which is 1 − s, both without cancellation.
 template <class A>
-EQUIFAST_INLINE A silu(A u) {
-  return u / (A(1) + exponential(-u));
-}
+struct Sigmoids {
+  A of, of_negative;
+};
 template <class A>
-EQUIFAST_INLINE A silu_slope(A u) {
-  const A e = exponential(-u), s = A(1) / (A(1) + e);
-  return s * (A(1) + u * (s * e));
+EQUIFAST_INLINE Sigmoids<A> sigmoids(A u) {
+  const A e = exponential(-std::fabs(u)), larger = A(1) / (A(1) + e), smaller = e * larger;
+  return {u > 0 ? larger : smaller, u > 0 ? smaller : larger};
 }
 
 // σ(u)
@@ -96,7 +91,7 @@ template <Activation kActivation, class A>
 EQUIFAST_INLINE A activated(A u) {
   if constexpr (kActivation == Activation::relu) return u < 0 ? A(0) : u;
   if constexpr (kActivation == Activation::gelu) return u * normal_integral(u);
-  if constexpr (kActivation == Activation::silu) return silu(u);
+  if constexpr (kActivation == Activation::silu) return u * sigmoids(u).of;
   return u;
 }
 
@@ -105,7 +100,10 @@ template <Activation kActivation, class A>
 EQUIFAST_INLINE A slope(A u) {
   if constexpr (kActivation == Activation::relu) return u <= 0 ? A(0) : A(1);
   if constexpr (kActivation == Activation::gelu) return gelu_slope(u);
-  if constexpr (kActivation == Activation::silu) return silu_slope(u);
+  if constexpr (kActivation == Activation::silu) {
+    const Sigmoids<A> s = sigmoids(u);
+    return s.of * (A(1) + u * s.of_negative);
+  }
   return A(1);
 }
 
