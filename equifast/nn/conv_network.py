@@ -14,16 +14,16 @@ from .plain import has_hooks, needs_grad
 class ConvNetwork(nn.Module):
     """Strided convolutions, each with batch normalization and GELU, and a linear layer: (N, C, H, W) → (N, d).
 
-    The architecture and the ``state_dict`` of equiadapt's network of that name (its published checkpoints load), with
-    one correction: between the two, dropout drops features, not whole rows. In eval mode, where nothing is to be
-    differentiated, every normalization is folded into its convolution. In training on a CPU, normalization and
-    activation are one operation.
+    The architecture and the ``state_dict`` are those of equiadapt's network of that name, and its published checkpoints
+    load. There is one correction: the dropout before the linear layer drops single features, not whole samples. In eval
+    mode, if no gradient is needed, every normalization is folded into its convolution. In training on a CPU,
+    normalization and activation are one operation.
 
     Args:
-        in_shape: ``(C, H, W)`` of its images.
-        out_channels: channels of the first layer; every third layer has twice as many as the one before it.
-        kernel_size: of all layers, each of stride 2.
-        num_layers: how many.
+        in_shape: ``(C, H, W)`` of the images.
+        out_channels: channels of the first convolution; every third one has twice as many as the one before it.
+        kernel_size: kernel size of all convolutions. Their stride is 2.
+        num_layers: number of convolutions.
         out_vector_size: d.
 
     Raises:
@@ -71,7 +71,7 @@ class ConvNetwork(nn.Module):
         return self.final_fc[-1].out_features  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        # Every layer then writes channels_last, where oneDNN is quicker both ways.
+        # Then every layer writes channels_last too, and oneDNN is faster with it, forward and backward.
         x = x.contiguous(memory_format=torch.channels_last)
         layers = self.enc_network
         plain = type(layers) is nn.Sequential and not has_hooks(layers)

@@ -1,4 +1,4 @@
-"""Runs layers together: normalization and activation are folded into what stands before them."""
+"""Runs layers together: normalization and activation with the layer before them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FoldableNorm(Protocol):
 
 
 def is_foldable(norm: nn.Module | None) -> TypeGuard[FoldableNorm | None]:
-    """Whether `folded` can fold ``norm`` as it is. It can if there is none."""
+    """Whether `folded` can fold ``norm`` in its present mode. Without a normalization it can."""
     if norm is None:
         return True
     known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and norm.running_mean is not None
@@ -47,8 +47,8 @@ def is_foldable(norm: nn.Module | None) -> TypeGuard[FoldableNorm | None]:
 def folded(conv: Convolution, norm: FoldableNorm | None) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a convolution into which the batch normalization after it is folded.
 
-    ``F.conv2d(x, *folded(conv, norm))`` equals ``norm(conv(x))`` in eval mode. Types are the convolution's; the
-    arithmetic is in float32 or better.
+    ``F.conv2d(x, *folded(conv, norm))`` equals ``norm(conv(x))`` in eval mode. The results have the dtype of the
+    convolution, and are computed in float32 or float64.
     """
     if norm is None:
         return conv.weight, conv.bias
@@ -65,10 +65,10 @@ def folded(conv: Convolution, norm: FoldableNorm | None) -> tuple[Tensor, Tensor
 
 
 def run(layers: Iterable[nn.Module], x: Tensor, *, fold: bool) -> Tensor:
-    """``nn.Sequential(*layers)(x)``: normalizations and activations are part of what stands before them.
+    """``nn.Sequential(*layers)(x)``, in which some layers run together.
 
-    A Conv2d takes both in if ``fold``, which is for where nothing is to be differentiated; a BatchNorm2d that goes by
-    the statistics of its batch takes in the activation.
+    With ``fold``, which is for calls that need no gradient, the normalization and the activation after a Conv2d are
+    folded into it. A BatchNorm2d that uses the statistics of its batch runs together with the activation after it.
     """
     pending = deque(layers)
     while pending:
@@ -87,7 +87,7 @@ def run(layers: Iterable[nn.Module], x: Tensor, *, fold: bool) -> Tensor:
 
 
 def _take_activation(pending: deque[nn.Module]) -> str:
-    """The kernels' name of the activation that comes next, which is then no longer pending; "none" if there is none."""
+    """Remove the next layer if it is an activation that kernels know, and return their name of it; else "none"."""
     name = activation_name(pending[0]) if pending and not has_hooks(pending[0]) else None
     if name is None:
         return "none"
@@ -98,7 +98,7 @@ def _take_activation(pending: deque[nn.Module]) -> str:
 def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation: str) -> Tensor:
     weight, bias = folded(layer, norm)
     if isinstance(x, LazyOrbit):
-        # In one pass: 13 % less time for `ConvNetwork` (64×3×96×96), while its output is in cache.
+        # The activation while the output is in cache: 13 % less time for `ConvNetwork` (64×3×96×96).
         y = x.convolved(weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups, activation)
         if y is not None:
             return y

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-#: The kernels' name of each activation module, but for GELU, of which they know one of two kinds.
+#: What kernels call each activation module. `activation_name` adds GELU, of whose two kinds they know one.
 NAMES = {type(None): "none", nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
 
 
@@ -16,7 +16,7 @@ def needs_grad(module: nn.Module, x: Tensor) -> bool:
 
 
 def activation_name(module: nn.Module | None) -> str | None:
-    """The kernels' name of an activation module: "none" if there is no module, None if kernels don't know it."""
+    """What kernels call an activation module: "none" if there is no module, None if they don't know the activation."""
     if type(module) is nn.GELU:
         return "gelu" if module.approximate == "none" else None
     return NAMES.get(type(module))

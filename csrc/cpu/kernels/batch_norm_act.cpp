@@ -17,8 +17,8 @@ template <class A>
 struct Maps {
   Lanes<A> mean, scale, shift;
 
-  explicit Maps(const BatchNormActArgs& a) : mean(a), scale(a), shift(a) {}
-  void repeat(const Span& s, const BatchNormActArgs& a) {
+  explicit Maps(const BatchNormArgs& a) : mean(a), scale(a), shift(a) {}
+  void repeat(const Span& s, const BatchNormArgs& a) {
     mean.repeat(s, a.mean);
     scale.repeat(s, a.scale);
     shift.repeat(s, a.shift);
@@ -73,7 +73,7 @@ void differentiate(const A* __restrict x, const A* __restrict grad, const A* __r
 }  // namespace
 
 // A task is a piece. Deviations are taken from `center`, which is near the mean, so that their squares are small.
-void batch_norm_act_statistics(const BatchNormActArgs& a, int64_t begin, int64_t end) {
+void batch_norm_act_statistics(const BatchNormArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;
     Run<T> run(a);
@@ -105,7 +105,7 @@ void batch_norm_act_statistics(const BatchNormActArgs& a, int64_t begin, int64_t
 }
 
 // A task is a piece.
-void batch_norm_act(const BatchNormActArgs& a, int64_t begin, int64_t end) {
+void batch_norm_act(const BatchNormArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;
     Run<T> run(a), results(a);
@@ -126,7 +126,7 @@ void batch_norm_act(const BatchNormActArgs& a, int64_t begin, int64_t end) {
 }
 
 // A task is a piece.
-void batch_norm_act_sums(const BatchNormActArgs& a, int64_t begin, int64_t end) {
+void batch_norm_act_sums(const BatchNormArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;
     Run<T> run(a), grads(a);
@@ -155,7 +155,7 @@ void batch_norm_act_sums(const BatchNormActArgs& a, int64_t begin, int64_t end) 
 }
 
 // A task is a piece. level and tilt are the parts of the gradient that go through the mean and through the variance.
-void batch_norm_act_backward(const BatchNormActArgs& a, int64_t begin, int64_t end) {
+void batch_norm_act_backward(const BatchNormArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;
     Run<T> run(a), grads(a), results(a);

@@ -114,7 +114,7 @@ struct ContrastiveArgs {
 // Batch normalization of images (N, C, pixels), or (N, pixels, C) if channels_last, in pieces of `piece` pixels.
 // Numbers of a channel are in the accumulate type. Where they are channels_last, all pixels count as those of one
 // image.
-struct BatchNormActArgs {
+struct BatchNormArgs {
   Dtype dtype;
   Activation activation;
   bool channels_last;
@@ -135,25 +135,25 @@ inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) /
 
 // Every kernel, and the arguments that it takes. A kernel has the name of its op. Some are a part of one: footprint,
 // which serves all transposes, orbit_conv2d_grad_weight, and what batch_norm_act and its backward pass sum up first.
-#define EQUIFAST_CPU_KERNELS(X)                  \
-  X(orbit, ResampleArgs)                         \
-  X(orbit_adjoint, ResampleArgs)                 \
-  X(act, ResampleArgs)                           \
-  X(act_adjoint, ResampleArgs)                   \
-  X(orbit_average, ResampleArgs)                 \
-  X(orbit_average_adjoint, ResampleArgs)         \
-  X(orbit_inner, ResampleArgs)                   \
-  X(footprint, FootprintArgs)                    \
-  X(orbit_conv2d, OrbitConv2dArgs)               \
-  X(orbit_conv2d_grad_weight, OrbitConv2dArgs)   \
-  X(orbit_scores, ScoreArgs)                     \
-  X(orbit_scores_backward, ScoreGradArgs)        \
-  X(contrastive_loss, ContrastiveArgs)           \
-  X(contrastive_loss_backward, ContrastiveArgs)  \
-  X(batch_norm_act_statistics, BatchNormActArgs) \
-  X(batch_norm_act, BatchNormActArgs)            \
-  X(batch_norm_act_sums, BatchNormActArgs)       \
-  X(batch_norm_act_backward, BatchNormActArgs)
+#define EQUIFAST_CPU_KERNELS(X)                 \
+  X(orbit, ResampleArgs)                        \
+  X(orbit_adjoint, ResampleArgs)                \
+  X(act, ResampleArgs)                          \
+  X(act_adjoint, ResampleArgs)                  \
+  X(orbit_average, ResampleArgs)                \
+  X(orbit_average_adjoint, ResampleArgs)        \
+  X(orbit_inner, ResampleArgs)                  \
+  X(footprint, FootprintArgs)                   \
+  X(orbit_conv2d, OrbitConv2dArgs)              \
+  X(orbit_conv2d_grad_weight, OrbitConv2dArgs)  \
+  X(orbit_scores, ScoreArgs)                    \
+  X(orbit_scores_backward, ScoreGradArgs)       \
+  X(contrastive_loss, ContrastiveArgs)          \
+  X(contrastive_loss_backward, ContrastiveArgs) \
+  X(batch_norm_act_statistics, BatchNormArgs)   \
+  X(batch_norm_act, BatchNormArgs)              \
+  X(batch_norm_act_sums, BatchNormArgs)         \
+  X(batch_norm_act_backward, BatchNormArgs)
 
 struct Kernels {
 #define EQUIFAST_MEMBER(name, Args) void (*name)(const Args&, int64_t begin, int64_t end);

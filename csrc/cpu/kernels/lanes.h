@@ -22,7 +22,7 @@ struct Span {
 
 // Calls f for the spans of a piece: one, or one for each channel where channels are not neighbours.
 template <class F>
-void each_span(const BatchNormActArgs& a, int64_t piece, F f) {
+void each_span(const BatchNormArgs& a, int64_t piece, F f) {
   const int64_t image = piece / a.pieces(), start = piece % a.pieces() * a.piece;
   const int64_t count = smaller(a.piece, a.pixels - start);
   if (a.channels_last) return f(Span{(image * a.pixels + start) * a.C, count, 0, a.C});
@@ -40,7 +40,7 @@ void each_run(const Span& s, F f) {
 template <class A>
 class Lanes {
  public:
-  explicit Lanes(const BatchNormActArgs& a) : values_(a.C + kLanes) {}
+  explicit Lanes(const BatchNormArgs& a) : values_(a.C + kLanes) {}
   A* data() const { return values_.data(); }
 
   // Gives each lane the number of its channel.
@@ -70,7 +70,7 @@ template <class T>
 class Run {
  public:
   using A = Acc<T>;
-  explicit Run(const BatchNormActArgs& a) : copy_(kCopies ? a.C + kLanes : 0) {}
+  explicit Run(const BatchNormArgs& a) : copy_(kCopies ? a.C + kLanes : 0) {}
 
   const A* read(const void* data, int64_t i, int64_t n) {
     const T* from = static_cast<const T*>(data) + i;

@@ -42,9 +42,9 @@ Tensor rounded(const std::vector<double>& numbers, const Tensor& x) {
   return out;
 }
 
-BatchNormActArgs arguments(const Tensor& x, const std::string& activation, bool channels_last) {
+BatchNormArgs arguments(const Tensor& x, const std::string& activation, bool channels_last) {
   const auto [N, C, H, W] = image_sizes(x, "x");
-  BatchNormActArgs args = {};
+  BatchNormArgs args = {};
   args.dtype = dtype_of(x, "x");
   args.activation = activation_of(activation);
   args.channels_last = channels_last;
@@ -59,7 +59,7 @@ BatchNormActArgs arguments(const Tensor& x, const std::string& activation, bool 
 // the piece) for all of them in a fixed order, as often as asked.
 class Pieces {
  public:
-  Pieces(BatchNormActArgs& args, void (*kernel)(const BatchNormActArgs&, int64_t, int64_t))
+  Pieces(BatchNormArgs& args, void (*kernel)(const BatchNormArgs&, int64_t, int64_t))
       : args_(args), tasks_(args.N * args.pieces()), first_(tasks_ * args.C), second_(tasks_ * args.C) {
     args.first = first_.data();
     args.second = second_.data();
@@ -76,7 +76,7 @@ class Pieces {
   }
 
  private:
-  const BatchNormActArgs& args_;
+  const BatchNormArgs& args_;
   int64_t tasks_;
   std::vector<double> first_, second_;
 };
@@ -95,7 +95,7 @@ class Map {
     shift_ = rounded(numbers_of(bias, x, 0, "bias"), x);
   }
 
-  void set(BatchNormActArgs& args) const {
+  void set(BatchNormArgs& args) const {
     args.mean = mean_.const_data_ptr();
     args.scale = scale_.const_data_ptr();
     args.shift = shift_.const_data_ptr();
@@ -110,7 +110,7 @@ class Map {
 // The output, and the mean and the (biased) variance of each channel in the accumulate type.
 std::tuple<Tensor, Tensor, Tensor> batch_norm_act(Tensor x, std::optional<Tensor> weight, std::optional<Tensor> bias,
                                                   double eps, std::string activation, bool channels_last) {
-  BatchNormActArgs args = arguments(x, activation, channels_last);
+  BatchNormArgs args = arguments(x, activation, channels_last);
   const Tensor dense = torch::stable::contiguous(x, memory_format(channels_last));
   args.x = dense.const_data_ptr();
   const Pieces pieces(args, cpu_kernels().batch_norm_act_statistics);
@@ -136,7 +136,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act(Tensor x, std::optional<Tensor
 std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward(Tensor grad, Tensor x, std::optional<Tensor> weight,
                                                            std::optional<Tensor> bias, Tensor mean, Tensor var,
                                                            double eps, std::string activation, bool channels_last) {
-  BatchNormActArgs args = arguments(x, activation, channels_last);
+  BatchNormArgs args = arguments(x, activation, channels_last);
   STD_TORCH_CHECK(image_sizes(grad, "grad") == image_sizes(x, "x"), "grad: expected the shape of x");
   STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "grad: expected the dtype of x");
   const Tensor dense = torch::stable::contiguous(x, memory_format(channels_last));
