@@ -407,6 +407,15 @@ def samples(
                 saved = (*losses, activations, probabilities, gram)
                 yield Sample("orbit_losses_backward", (*pairs, *saved, 1.5, 2.5, cosine, normalize))
 
+        for activation, affine in (("gelu", True), ("silu", False), ("relu", True)):
+            parameters = (new(3), new(3)) if affine else (None, None)
+            options = (0.1, activation, layout == "channels_last")
+            yield Sample("batch_norm_act", (images(batch, 3, 5, 6), *parameters, *options))
+            if not requires_grad:
+                statistics = (new(3, dtype=wide), new(3, dtype=wide).abs())
+                pair = images(batch, 3, 5, 6), images(batch, 3, 5, 6)
+                yield Sample("batch_norm_act_backward", (*pair, *parameters, *statistics, *options))
+
         linear = (new(order * batch, 6), new(5, 6), new(5) if adjoint else None, reference)
         yield Sample("orbit_linear_scores", (*linear, order, 1.5, cosine))
 

@@ -63,7 +63,7 @@ class TestFolding:
         sequence = randomize(nn.Sequential(*layers())).eval()
         kept = x.clone()
         with torch.no_grad():
-            torch.testing.assert_close(run(sequence, x), sequence(x))
+            torch.testing.assert_close(run(sequence, x, fold=True), sequence(x))
         assert torch.equal(x, kept)
 
     @pytest.mark.parametrize("channels", [3, 16, 17])
@@ -103,7 +103,7 @@ class TestFolding:
         calls = []
         sequence[which].register_forward_hook(lambda module, args, out: calls.append(module))
         with torch.no_grad():
-            run(sequence, x)
+            run(sequence, x, fold=True)
         assert calls == [sequence[which]]
 
 

@@ -46,6 +46,10 @@ inline Tensor zeros(const Tensor& like, std::initializer_list<int64_t> sizes,
   return torch::stable::new_zeros(like, {sizes.begin(), sizes.size()}, dtype);
 }
 
+inline MemoryFormat memory_format(bool channels_last) {
+  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
 // The address of the first value, or null without a tensor.
 inline const void* data_of(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..lazy_orbit import is_transformed
 from ..ops.orbit_conv2d_direct import suits_direct
-from .folding import has_hooks, needs_grad, run
+from .folding import run
+from .plain import has_hooks, needs_grad
 
 
 class ConvNetwork(nn.Module):
@@ -17,7 +18,8 @@ class ConvNetwork(nn.Module):
 
     The architecture and the ``state_dict`` are those of equiadapt's network of that name, and its published checkpoints
     load. There is one correction: the dropout before the linear layer drops single features, not whole samples. In eval
-    mode, if no gradient is needed, every normalization is folded into its convolution.
+    mode, if no gradient is needed, every normalization is folded into its convolution. In training on a CPU,
+    normalization and activation are one operation.
 
     Args:
         in_shape: ``(C, H, W)`` of the images.
@@ -71,9 +73,11 @@ class ConvNetwork(nn.Module):
         return self.final_fc[-1].out_features  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        as_it_is = needs_grad(self, x) or has_hooks(self.enc_network)
-        if as_it_is or is_transformed() or not suits_direct(x, next(self.enc_network.parameters())):
+        layers = self.enc_network
+        fold = not needs_grad(self, x)
+        plain = type(layers) is nn.Sequential and not has_hooks(layers)
+        if not (fold and plain) or is_transformed() or not suits_direct(x, next(layers.parameters())):
             # Then every layer writes channels_last too, and oneDNN is faster with it, forward and backward.
             x = x.contiguous(memory_format=torch.channels_last)
-        y = self.enc_network(x) if as_it_is else run(self.enc_network, x)
+        y = run(layers, x, fold=fold) if plain else layers(x)
         return self.final_fc(y.flatten(1))

@@ -1,7 +1,8 @@
-"""Folding of normalization and activation into the convolution before them, where no gradient is needed."""
+"""Runs layers together: normalization and activation with the layer before them."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Protocol, TypeGuard
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from ..layers import ACTIVATIONS
 from ..lazy_orbit import LazyOrbit, is_transformed
 from ..ops.orbit_conv2d_direct import conv2d_direct, suits_direct
+from .normalization import normalize, suits_normalize
+from .plain import activation_name, has_hooks
 
 
 class Convolution(Protocol):
@@ -32,22 +35,6 @@ class FoldableNorm(Protocol):
     affine: bool
     weight: Tensor
     bias: Tensor
-
-
-#: What kernels call each activation module. `activation_name` adds GELU, of whose two kinds they know one.
-NAMES = {type(None): "none", nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
-
-
-def needs_grad(module: nn.Module, x: Tensor) -> bool:
-    """Whether a graph has to be recorded for ``module(x)``."""
-    return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in module.parameters()))
-
-
-def activation_name(module: nn.Module | None) -> str | None:
-    """What kernels call an activation module: "none" if there is no module, None if they don't know the activation."""
-    if type(module) is nn.GELU:
-        return "gelu" if module.approximate == "none" else None
-    return NAMES.get(type(module))
 
 
 def is_foldable(norm: nn.Module | None) -> TypeGuard[FoldableNorm | None]:
@@ -78,23 +65,35 @@ def folded(conv: Convolution, norm: FoldableNorm | None) -> tuple[Tensor, Tensor
     return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
-def run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """``nn.Sequential(*layers)(x)`` without a graph: each Conv2d with the normalization and activation after it."""
-    pending = list(layers)
+def run(layers: Iterable[nn.Module], x: Tensor, *, fold: bool) -> Tensor:
+    """``nn.Sequential(*layers)(x)``, in which some layers run together.
+
+    With ``fold``, which is for calls that need no gradient, the normalization and the activation after a Conv2d are
+    folded into it. A BatchNorm2d that uses the statistics of its batch runs together with the activation after it.
+    """
+    pending = deque(layers)
     while pending:
-        layer = pending.pop(0)
-        if not (type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not has_hooks(layer)):
+        layer = pending.popleft()
+        if fold and type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not has_hooks(layer):
+            following = pending[0] if pending else None
+            norm = following if isinstance(following, nn.BatchNorm2d) and is_foldable(following) else None
+            if norm is not None:
+                pending.popleft()
+            x = _convolve(x, layer, norm, _take_activation(pending))
+        elif suits_normalize(layer, x):
+            x = normalize(layer, x, _take_activation(pending))
+        else:
             x = layer(x)
-            continue
-        following = pending[0] if pending else None
-        norm = following if isinstance(following, nn.BatchNorm2d) and is_foldable(following) else None
-        if norm is not None:
-            pending.pop(0)
-        name = activation_name(pending[0]) if pending and not has_hooks(pending[0]) else None
-        if name is not None:
-            pending.pop(0)
-        x = _convolve(x, layer, norm, name or "none")
     return x
+
+
+def _take_activation(pending: deque[nn.Module]) -> str:
+    """Remove the next layer if it is an activation that kernels know, and return their name of it; else "none"."""
+    name = activation_name(pending[0]) if pending and not has_hooks(pending[0]) else None
+    if name is None:
+        return "none"
+    pending.popleft()
+    return name
 
 
 def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation: str) -> Tensor:
@@ -122,9 +121,3 @@ def _suits_our_kernel(x: Tensor, layer: nn.Conv2d) -> bool:
     images = type(x) is Tensor and x.dim() == 4 and x.shape[1] == layer.in_channels
     known = layer.groups == 1 and not isinstance(layer.padding, str) and layer.weight.dtype == x.dtype
     return images and known and suits_direct(x, layer.weight)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks. To call its kernel directly would leave them out."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)

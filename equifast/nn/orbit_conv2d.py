@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from .. import checks, ops
 from ..groups import Group, as_group
-from .folding import activation_name, folded, has_hooks, is_foldable, needs_grad
+from .folding import folded, is_foldable, run
+from .plain import activation_name, has_hooks, needs_grad
 
 Pair = tuple[int, int]
 Size = int | Pair
@@ -112,9 +113,7 @@ class OrbitConv2d(nn.Module):
         if name is not None and is_foldable(self.norm) and not is_hooked and not needs_grad(self, x):
             return self._convolve(x, *folded(self, self.norm), name)
         y = self._convolve(x, self.weight, self.bias, "none")
-        for layer in (self.norm, self.activation):
-            y = y if layer is None else layer(y)
-        return y
+        return run((layer for layer in (self.norm, self.activation) if layer is not None), y, fold=False)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
         return ops.orbit_conv2d(

@@ -156,14 +156,31 @@ struct ContrastiveArgs {
   void* grad_vectors;  // backward: (E, B, d)
 };
 
+// Batch normalization of images (N, C, pixels), or (N, pixels, C) if channels_last, in pieces of `piece` pixels.
+// Numbers of a channel are in the accumulate type. Where they are channels_last, all pixels count as those of one
+// image.
+struct BatchNormArgs {
+  Dtype dtype;
+  Activation activation;
+  bool channels_last;
+  int64_t N, C, pixels, piece;
+  const void *x, *grad;
+  void* out;
+  const void *mean, *scale, *shift;  // (C,)
+  const void *level, *tilt;          // (C,): backward
+  double *first, *second;            // (pieces of all images, C): of statistics and sums, what is found for each piece
+
+  int64_t pieces() const { return (pixels + piece - 1) / piece; }  // of an image
+};
+
 // Samples that one task of the kernels on vectors handles. It is fixed, so that no sum depends on the number of
 // threads.
 constexpr int64_t kScoreSamples = 16;
 inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) / kScoreSamples; }
 
-// Every kernel, and the arguments that it takes. A kernel has the name of its op. Three have none: footprint, which
-// serves the transposes of interpolations, and two that are parts of orbit_conv2d: in bfloat16, and of its backward
-// pass.
+// Every kernel, and the arguments that it takes. A kernel has the name of its op. Some are a part of one: footprint,
+// which serves the transposes of interpolations; orbit_conv2d_bfloat16 and orbit_conv2d_grad_weight; and what
+// batch_norm_act and its backward pass sum up first.
 #define EQUIFAST_CPU_KERNELS(X)                     \
   X(orbit, ResampleArgs)                            \
   X(orbit_adjoint, ResampleArgs)                    \
@@ -181,7 +198,11 @@ inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) /
   X(orbit_scores, ScoreArgs)                        \
   X(orbit_scores_backward, ScoreGradArgs)           \
   X(contrastive_loss, ContrastiveArgs)              \
-  X(contrastive_loss_backward, ContrastiveArgs)
+  X(contrastive_loss_backward, ContrastiveArgs)     \
+  X(batch_norm_act_statistics, BatchNormArgs)       \
+  X(batch_norm_act, BatchNormArgs)                  \
+  X(batch_norm_act_sums, BatchNormArgs)             \
+  X(batch_norm_act_backward, BatchNormArgs)
 
 struct Kernels {
 #define EQUIFAST_MEMBER(name, Args) void (*name)(const Args&, int64_t begin, int64_t end);

@@ -90,6 +90,11 @@ inline void widen_row(const T* in, Acc<T>* out, int64_t n) {
       _mm512_storeu_ps(out + j, wide);
     }
   }
+#elif defined(__F16C__)
+  if constexpr (__is_same(T, half)) {
+    for (; j + 8 <= n; j += 8)
+      _mm256_storeu_ps(out + j, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + j))));
+  }
 #endif
   for (; j < n; ++j) out[j] = widen(in[j]);
 }
@@ -103,6 +108,12 @@ inline void narrow_row(const Acc<T>* in, T* out, int64_t n) {
     for (; j + 16 <= n; j += 16)
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j),
                           _mm512_cvtps_ph(_mm512_loadu_ps(in + j), _MM_FROUND_TO_NEAREST_INT));
+  }
+#elif defined(__F16C__)
+  if constexpr (__is_same(T, half)) {
+    for (; j + 8 <= n; j += 8)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + j),
+                       _mm256_cvtps_ph(_mm256_loadu_ps(in + j), _MM_FROUND_TO_NEAREST_INT));
   }
 #endif
   for (; j < n; ++j) out[j] = narrow<T>(in[j]);

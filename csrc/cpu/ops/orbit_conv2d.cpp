@@ -102,10 +102,6 @@ OrbitConv2dArgs arguments(const Tensor& x, const Resample& resample, int64_t out
   return args;
 }
 
-MemoryFormat memory_format(bool channels_last) {
-  return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-}
-
 void check_float32(const Tensor& t, const char* name) {
   STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float, name, ": expected float32");
 }
