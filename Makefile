@@ -1,6 +1,6 @@
 # make test | demo | bench | gpu | wheel | lint | clean. The first run makes .venv; later ones redo only what changed.
-# make test-library, test-reference, test-kernels, test-emulation, test-peers: its parts, each a process for one backend
-# (tests/backend.py), as a backend has to be chosen before anything is imported. All but the last run tests/ops.
+# make test-library, test-reference, test-kernels, test-emulation, test-compiled, test-peers: its parts, each a process for
+# one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
 # make gpu: all that needs a GPU, with the torch that $(PYTHON) has, else with that of .venv; GPU='--dry-run' needs none.
 
 TORCH := torch==2.13.0
@@ -13,14 +13,20 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
-.PHONY: test test-library test-reference test-kernels test-emulation test-peers demo bench gpu wheel lint clean
+PARTS := test-kernels test-library test-emulation test-peers test-reference test-compiled
+.PHONY: test $(PARTS) demo bench gpu wheel lint clean
 
-test: .venv/peers
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-library test-kernels test-emulation test-reference test-peers
+# Two parts at a time. The first needs no peers, which are installed meanwhile. The last runs compilers on all cores, so
+# none is idle while the longest part ends.
+test: .venv/numpy
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(PARTS)
 
 # Where the variable is set, a peer that can't be imported fails the tests that need it; elsewhere they are skipped.
 test-library: .venv/peers
-	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m pytest --ignore=tests/peers
+	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m pytest --ignore=tests/peers --ignore=tests/compiled
+
+test-compiled: .venv/native
+	$(PY) -m pytest tests/compiled
 
 test-peers: .venv/peers
 	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m pytest tests/peers
@@ -80,13 +86,19 @@ lint: .venv/lint
 	$(PIP) --no-build-isolation --editable '.[test]'
 	touch $@
 
+# The version that the peers need. Of what tests import they replace nothing else, so tests can run while peers are
+# installed.
+.venv/numpy: .venv/native benchmarks/requirements.txt
+	$(PIP) $$(grep '^numpy==' benchmarks/requirements.txt)
+	touch $@
+
 .venv/demo: .venv/native
 	$(PIP) --no-build-isolation --editable '.[demo]'
 	touch $@
 
 # Packages that this one is compared with, in tests and in benchmarks. Those of the second list declare far more than is
 # used of them here, so they go in without dependencies.
-.venv/peers: .venv/native benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
+.venv/peers: .venv/numpy benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
 	$(PIP) --requirement benchmarks/requirements.txt
 	$(PIP) --no-deps --requirement benchmarks/requirements-nodeps.txt
 	touch $@

@@ -97,6 +97,11 @@ def disassembler() -> str | None:
     return shutil.which("cuobjdump") or (shutil.which("cuobjdump", path=folder) if folder else None)
 
 
+@functools.cache
+def version() -> str:
+    return re.search(r"V([\d.]+)", _said(nvcc(), "--version"))[1]
+
+
 def flags() -> list[str]:
     """As CMakeLists.txt has them."""
     return re.search(r"set\(CUDA_FLAGS ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text())[1].split()
@@ -114,12 +119,12 @@ def _compile(command: Sequence[str | Path], output: Path) -> tuple[str, str]:
     return text, "" if run.returncode == 0 else f"exit status {run.returncode}: {text[-4000:]}"
 
 
-def compile_kernels(source: Path, folder: Path) -> tuple[list[Row], str]:
-    """Into ``folder``: an object for all architectures, and PTX of the newest."""
+def compile_kernels(source: Path, folder: Path, targets: Sequence[str]) -> tuple[list[Row], str]:
+    """Into ``folder``: an object for these architectures, and PTX of the last."""
     keep = folder / f"{source.stem}.kept"
     keep.mkdir()
-    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs()]
-    targets.append(f"-gencode=arch=compute_{archs()[-1]},code=compute_{archs()[-1]}")
+    chosen = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in targets]
+    chosen.append(f"-gencode=arch=compute_{targets[-1]},code=compute_{targets[-1]}")
     command = [
         nvcc(),
         "-std=c++20",
@@ -128,7 +133,7 @@ def compile_kernels(source: Path, folder: Path) -> tuple[list[Row], str]:
         "-fPIC",
         "-I",
         SOURCES,
-        *targets,
+        *chosen,
         "-Xptxas",
         "-v",
     ]
@@ -137,7 +142,7 @@ def compile_kernels(source: Path, folder: Path) -> tuple[list[Row], str]:
         return [], error
     found = []
     for mangled, arch, properties in _properties(text):
-        (ptx,) = keep.glob(f"*compute_{arch}.ptx")
+        (ptx,) = [*keep.glob(f"*compute_{arch}.ptx"), *keep.glob(f"{source.stem}.ptx")]  # the second, of one for all
         code = _code(keep, arch)
         entry = _entries(ptx.read_text()).get(mangled, "")
         threads = re.search(r"\.maxntid (\d+)", entry)
@@ -256,13 +261,18 @@ def link(folder: Path) -> tuple[str, list[str]]:
     return "", [name for name in undefined if "equifast" in name or name.startswith("cuda")]
 
 
-def compiled(jobs: int, files: Sequence[Path] | None = None) -> Report:
-    """All kernels, or those of some files, which are not linked."""
+def targets_of(files: Sequence[Path], in_turn: bool) -> list[tuple[str, ...]]:
+    """The architectures of each file: all, or ``in_turn`` one of them, which takes less than half of the time."""
+    return [archs()[i % len(archs()) :][:1] if in_turn else archs() for i in range(len(files))]
+
+
+def compiled(jobs: int, files: Sequence[Path] | None = None, *, in_turn: bool = False) -> Report:
+    """All kernels, or those of some files, which are not linked. ``in_turn``: each file for one architecture."""
     seconds: dict[str, float] = {}
 
-    def timed(function, source: Path):
+    def timed(function, source: Path, *given):
         begin = time.perf_counter()
-        result = function(source, Path(folder))
+        result = function(source, Path(folder), *given)
         seconds[source.name] = round(time.perf_counter() - begin, 1)
         return result
 
@@ -270,7 +280,11 @@ def compiled(jobs: int, files: Sequence[Path] | None = None) -> Report:
         lines = (ROOT / "equifast" / "ops" / "schemas.txt").read_text().splitlines()
         literals = "".join(f'R"schema({line})schema",\n' for line in lines if line and not line.startswith("#"))
         Path(folder, "schemas.h").write_text(f"inline constexpr const char* kSchemas[] = {{{literals}}};\n")
-        kernels = {source: pool.submit(timed, compile_kernels, source) for source in files or sources()}
+        chosen = files or sources()
+        kernels = {
+            source: pool.submit(timed, compile_kernels, source, targets)
+            for source, targets in zip(chosen, targets_of(chosen, in_turn), strict=True)
+        }
         hosts = [] if files else sorted((*SOURCES.glob("common/*.cpp"), *SOURCES.glob("cuda/*/*.cpp")))
         errors = {source: pool.submit(timed, compile_host, source) for source in hosts}
         said = {source.name: work.result()[1] for source, work in kernels.items()}
@@ -305,8 +319,9 @@ def cell(row: Row | None) -> str:
 INTRODUCTION = """# Compiled CUDA kernels
 
 Written by `python -m benchmarks.compiled.cuda_kernels --write`; edits here will be lost. Every kernel of csrc/cuda as
-nvcc compiles it with the flags of CMakeLists.txt; no GPU is needed for that. `tests/test_compiled_cuda.py` holds that
-nothing spills, and that products run on matrix units, but for float64 and for float32 in full precision.
+nvcc compiles it with the flags of CMakeLists.txt; no GPU is needed for that. `tests/compiled/test_cuda_kernels.py`
+holds that nothing spills, and that products run on matrix units, but for float64 and for float32 in full precision. It
+compiles each file for one of the architectures, and holds these cells against that.
 
 Cells: registers of a thread / blocks × threads that a multiprocessor holds at once / the warps among all that it could.
 Blocks are as large as `__launch_bounds__` lets them be, and what a launch asks for of shared memory is not counted: it
@@ -318,8 +333,7 @@ matrix instructions.
 def page(report: Report) -> str:
     rows = report.rows
     cells = {(row.source, row.kernel, row.kind, row.arch): row for row in rows}
-    version = re.search(r"V([\d.]+)", _said(nvcc(), "--version"))[1]
-    parts = [INTRODUCTION, f"nvcc {version}, `{' '.join(flags())}`. {summary(report)}.\n"]
+    parts = [INTRODUCTION, f"nvcc {version()}, `{' '.join(flags())}`. {summary(report)}.\n"]
     for source in sorted({row.source for row in rows}):
         parts.append(f"## {source}\n")
         parts.append(f"| kernel | of | {' | '.join(f'sm_{arch}' for arch in archs())} |")

@@ -5,6 +5,7 @@ The emulation of tests/emulation lists launches instead of running them (``EQUIF
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -99,6 +100,7 @@ def _convolution(layer: tuple[int, ...], group: str, dtype: torch.dtype, tf32: b
     return lambda: (*tensors(), None, *options, "none", tf32), backward
 
 
+@functools.cache
 def launches() -> list[Launch]:
     """In a process of its own, whose emulation runs nothing."""
     with tempfile.TemporaryDirectory() as folder:

@@ -203,8 +203,8 @@ INTRODUCTION = """# Compiled kernels
 
 Written by `python -m benchmarks.compiled.triton_kernels --write`; edits here will be lost. Every Triton kernel, for
 each class of problems and every configuration worth trying there, the likeliest first, as Triton compiles it; no GPU is
-needed for that. `tests/test_compiled_kernels.py` holds that nothing spills, that shared memory suffices, and that
-products run on matrix units, but for float64 and for float32 in full precision (`ieee`).
+needed for that. `tests/compiled/test_triton_kernels.py` holds that nothing spills, that shared memory suffices, and
+that products run on matrix units, but for float64 and for float32 in full precision (`ieee`).
 
 Cells: registers of a thread / KiB of shared memory of a block, and the matrix instructions; *–*: not tried on this
 architecture. What compiles to the same code as a row above is left out.

@@ -6,6 +6,7 @@ before Python is: it needs the rest of `environment` too.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
@@ -67,9 +68,12 @@ def _configure() -> None:
 
 @functools.cache
 def build(*targets: str) -> Path:
-    """Libraries or executables, up to date: where the first of them is."""
-    _configure()
-    _run("cmake", "--build", BUILD, "--target", *targets)
+    """Libraries or executables, up to date: where the first of them is. One process builds at a time."""
+    BUILD.parent.mkdir(exist_ok=True)
+    with BUILD.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _configure()
+        _run("cmake", "--build", BUILD, "--target", *targets)
     return BUILD / targets[0]
 
 

@@ -14,9 +14,9 @@ from triton.compiler import ASTSource
 from benchmarks.compiled import triton_kernels
 from benchmarks.compiled.triton_kernels import ARCHS, MATRIX, Row, Work
 
-from .fake_gpu import SHARED
+from ..fake_gpu import SHARED
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(triton.knobs.runtime.interpret, reason="the interpreter compiles nothing"),
