@@ -205,7 +205,7 @@ def test_groups_that_do_not_fit_into_arguments(group):
 @pytest.mark.parametrize("side", [128, 117])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_an_orbit_that_no_cache_holds(dtype, side):
-    """Kernels for CPUs write it around the cache, whole lines of it where rows are made of those."""
+    """`orbit` writes it around the cache on CPUs, whole lines of it where rows are made of those."""
     batch = 16 * 1024**2 // (8 * side**2 * dtype.itemsize) + 1
     x = rand(batch, 1, side, side, dtype=dtype)
     for padding in (0, 3):

@@ -16,7 +16,6 @@ void act(const ResampleArgs& a, int64_t begin, int64_t end) {
       T* out = static_cast<T*>(a.out) + (b * r.C + s.c) * r.H * r.W;
       resampler.write(a.in, s, a.element[b], run * rows, smaller((run + 1) * rows, r.H), nullptr, out);
     }
-    finish_lines();
   });
 }
 

@@ -49,7 +49,7 @@ struct Resample {
   int64_t row_runs;       // orbit, act: into how many runs of rows a task's image is cut
   bool all_elements;      // orbit: a task makes every element of its image
   bool reuse_bases;       // all elements read one image: interpolate each distinct base once
-  bool around_cache;      // orbit, act: write pixels that are only moved around the cache
+  bool around_cache;      // orbit: write pixels that are only moved around the cache
 
   int64_t channel_blocks() const { return (C + channel_block - 1) / channel_block; }
 };

@@ -16,7 +16,6 @@ Tensor act(Tensor x, Tensor element, std::vector<double> table, std::vector<int6
   Resample& r = plan.resample;
   Tensor out = new_images(x, r.B, sizes);
   if (out.numel() == 0) return out;
-  r.around_cache = exceeds_caches(out);
   const Tensor dense = with_dense_rows(x), ids = checked_ids(element, r.order);
   const int64_t images = r.B * r.channel_blocks();
   if (!adjoint) r.row_runs = row_runs(images, r.H);

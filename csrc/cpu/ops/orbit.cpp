@@ -16,7 +16,7 @@ Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table,
   Resample& r = plan.resample;
   Tensor out = new_images(x, r.order * r.B, sizes);
   if (out.numel() == 0) return out;
-  r.around_cache = exceeds_caches(out);
+  r.around_cache = pays_around_cache(out);
   const Tensor dense = with_dense_rows(x);
   const auto scale = dense_weights(weights, x, r.B, r.order);
   const int64_t images = r.B * r.channel_blocks();

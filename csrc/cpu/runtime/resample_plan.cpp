@@ -36,7 +36,10 @@ void use_huge_pages(const Tensor& t) {
 #endif
 }
 
-bool exceeds_caches(const Tensor& t) { return t.numel() * t.element_size() >= INT64_C(1) << 24; }
+bool pays_around_cache(const Tensor& t) {
+  const int64_t bytes = t.numel() * t.element_size();
+  return INT64_C(1) << 24 <= bytes && bytes < INT64_C(1) << 25;
+}
 
 std::optional<Tensor> dense_weights(const std::optional<Tensor>& weights, const Tensor& images, int64_t batch,
                                     int64_t order) {

@@ -19,8 +19,9 @@ Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4
 // Asks for huge pages under a large new tensor. Without them, most of the time of a copy goes to faults on small pages.
 void use_huge_pages(const Tensor& t);
 
-// Whether a new tensor is so large that the caches of cores don't keep it until something reads it.
-bool exceeds_caches(const Tensor& t);
+// Whether to write a new tensor around the cache. From 16 MiB on, the caches of cores don't keep it until something
+// reads it. From 32 MiB on, its pages are new: the system has just cleared them in the cache, where stores are faster.
+bool pays_around_cache(const Tensor& t);
 
 // The (B, E) weights, checked and contiguous.
 std::optional<Tensor> dense_weights(const std::optional<Tensor>& weights, const Tensor& images, int64_t batch,
