@@ -1,6 +1,7 @@
 """The convolution of patches that don't overlap, as a ViT embeds them, on a CPU: a matrix product for each image.
 
-oneDNN packs the weight for each call and unpacks its gradient, which took as long as a tenth of the products.
+oneDNN packs the weight for each chunk of the orbit and unpacks its gradient. It took 7 % longer forward, and 22 %
+longer for the gradient (16×16 patches, 768 channels, one core).
 """
 
 from __future__ import annotations
