@@ -78,7 +78,7 @@ class TestFolding:
         near = {"rtol": 5e-2, "atol": 5e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
         with torch.no_grad():
             for each in (x, x.contiguous(memory_format=torch.channels_last), x.flip(0).flip(0)):
-                out = run(sequence, each)
+                out = run(sequence, each, fold=True)
                 assert out.dtype == dtype
                 torch.testing.assert_close(out.double(), like, **near)
 
@@ -89,13 +89,13 @@ class TestFolding:
         sequence.requires_grad_(False)
         with torch.no_grad():
             like = sequence(x)
-            traced = torch.jit.trace(lambda rows: run(sequence, rows), x)
+            traced = torch.jit.trace(lambda rows: run(sequence, rows, fold=True), x)
             assert "equifast::" not in str(traced.graph)
             torch.testing.assert_close(traced(x), like)
-            each = torch.func.vmap(lambda row: run(sequence, row[None])[0])(x)
+            each = torch.func.vmap(lambda row: run(sequence, row[None], fold=True)[0])(x)
             torch.testing.assert_close(each, like)
             with torch.autocast("cpu", torch.bfloat16):
-                assert run(sequence, x).dtype == torch.bfloat16
+                assert run(sequence, x, fold=True).dtype == torch.bfloat16
 
     @pytest.mark.parametrize("which", [0, 1, 2])
     def test_hooks_are_called(self, x, which):
