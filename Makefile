@@ -13,12 +13,13 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
-PARTS := test-kernels test-library test-emulation test-peers test-reference test-compiled
-.PHONY: test $(PARTS) demo bench gpu wheel lint clean
+PARTS := test-library test-emulation test-peers test-reference test-compiled
+.PHONY: test test-kernels $(PARTS) demo bench gpu wheel lint clean
 
-# Two parts at a time. The first needs no peers, which are installed meanwhile. The last runs compilers on all cores, so
-# none is idle while the longest part ends.
+# Two parts at a time. The first needs no peers, which are installed meanwhile. The longest is next. The last runs compilers
+# on all cores, so none is idle at the end.
 test: .venv/numpy
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-kernels .venv/peers
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(PARTS)
 
 # Where the variable is set, a peer that can't be imported fails the tests that need it; elsewhere they are skipped.
