@@ -110,6 +110,10 @@ class LazyOrbit(Tensor):
                 self._rows = self._orbit.make()
         return self._rows
 
+    def unmade(self) -> Orbit | None:
+        """The orbit as it is described, or None once it has been made."""
+        return self._orbit if self._rows is None else None
+
     def convolved(self, *args) -> Tensor | None:
         """`orbit_functions.conv2d` of these arguments, or None once the orbit has been made."""
         return conv2d(self._orbit, *args) if self._rows is None else None
