@@ -25,9 +25,8 @@ std::array<Window, 2> windows_of(const std::array<int64_t, 2>& size, const std::
     STD_TORCH_CHECK(kernel[axis] > 0, "weight: expected kernels of at least one row and column");
     STD_TORCH_CHECK(stride[axis] > 0 && padding[axis] >= 0 && dilation[axis] > 0,
                     "stride, dilation: expected positive");
-    windows[axis] = {to_int32(size[axis], "x"), to_int32(kernel[axis], "weight"),
-                     to_int32(stride[axis], "stride"), to_int32(padding[axis], "padding"),
-                     to_int32(dilation[axis], "dilation")};
+    windows[axis] = {to_int32(size[axis], "x"), to_int32(kernel[axis], "weight"), to_int32(stride[axis], "stride"),
+                     to_int32(padding[axis], "padding"), to_int32(dilation[axis], "dilation")};
     STD_TORCH_CHECK(windows[axis].size + 2 * padding[axis] >= dilation[axis] * (kernel[axis] - 1) + 1,
                     "x: too small for the kernel");
   }

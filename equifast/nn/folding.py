@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from ..groups import CyclicGroup
 from ..layers import ACTIVATIONS
 from ..lazy_orbit import LazyOrbit, is_transformed
-from ..ops.orbit_conv2d_direct import DirectLayer, conv2d_direct, suits_direct
+from ..ops.orbit_conv2d_direct import DirectLayer, Norm, conv2d_direct, suits_direct
 from .normalization import normalize, suits_normalize
 from .plain import activation_name, has_hooks
 
@@ -77,10 +77,14 @@ class Block(NamedTuple):
     norm: FoldableNorm | None
     activation: str
 
-    def fold(self) -> DirectLayer:
-        layer = self.layer
+    def direct(self) -> DirectLayer:
+        layer, norm = self.layer, self.norm
         assert not isinstance(layer.padding, str)
-        return DirectLayer(*folded(layer, self.norm), layer.stride, layer.padding, layer.dilation, self.activation)
+        sizes = (layer.stride, layer.padding, layer.dilation)
+        if norm is None or layer.weight.dtype != torch.float32:
+            return DirectLayer(*folded(layer, norm), *sizes, self.activation)
+        options = (layer.weight, layer.bias, *sizes, self.activation)
+        return DirectLayer(*options, Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias), norm.eps)
 
 
 def run(layers: Iterable[nn.Module], x: Tensor, *, fold: bool) -> Tensor:
@@ -97,6 +101,13 @@ def run(layers: Iterable[nn.Module], x: Tensor, *, fold: bool) -> Tensor:
         layer = pending.popleft()
         x = normalize(layer, x, _take_activation(pending)) if suits_normalize(layer, x) else layer(x)
     return x
+
+
+def run_together(layers: Iterable[nn.Module], images: Tensor) -> bool:
+    """Whether `run` gives the orbit of these images to our own kernel for all layers at once."""
+    pending = deque(layers)
+    blocks = _take_blocks(pending)
+    return not pending and len(blocks) > 1 and _suiting(images, blocks) == len(blocks)
 
 
 def _is_plain_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -131,7 +142,7 @@ def _convolve(x: Tensor, blocks: deque[Block]) -> Tensor:
         images = x if orbit is None else orbit.images
         count = _suiting(images, blocks)
         if count > 1 or (count == 1 and orbit is None):
-            layers = [blocks.popleft().fold() for _ in range(count)]
+            layers = [blocks.popleft().direct() for _ in range(count)]
             group, padding_mode = (C1, "border") if orbit is None else (orbit.group, orbit.padding_mode)
             x = conv2d_direct(images, layers, list(group.action_table(inverse=True)), padding_mode, False)
         else:
@@ -155,6 +166,11 @@ def _convolve_by_torch(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, a
     return ACTIVATIONS[activation](y)
 
 
+def _is_plain(t: Tensor, images: Tensor) -> bool:
+    """Whether t has no dispatch of its own, and the type and place of the images."""
+    return type(t) in (nn.Parameter, Tensor) and t.dtype == images.dtype and t.device == images.device
+
+
 def _suiting(images: Tensor, blocks: Iterable[Block]) -> int:
     """How many of the blocks our own kernel runs as ``F.conv2d`` would, and faster."""
     if type(images) is not Tensor or images.dim() != 4 or torch.compiler.is_compiling() or is_transformed():
@@ -162,10 +178,13 @@ def _suiting(images: Tensor, blocks: Iterable[Block]) -> int:
     if torch.is_autocast_enabled(images.device.type) or forward_ad._current_level >= 0:
         return 0
     count, channels = 0, images.shape[1]
-    for layer, *_ in blocks:
+    for layer, norm, _ in blocks:
         weight = layer.weight
-        known = layer.groups == 1 and not isinstance(layer.padding, str) and weight.dtype == images.dtype
-        plain = type(weight) in (nn.Parameter, Tensor) and weight.shape[1] == channels
+        known = layer.groups == 1 and not isinstance(layer.padding, str) and weight.shape[1] == channels
+        tensors: list[Tensor | None] = [weight, layer.bias]
+        if norm is not None:
+            tensors += [norm.running_mean, norm.running_var, norm.weight, norm.bias]
+        plain = all(t is None or _is_plain(t, images) for t in tensors)
         if not (known and plain and suits_direct(images, weight)):
             break
         count, channels = count + 1, weight.shape[0]

@@ -7,7 +7,7 @@ core then convolves a member by one layer after the other, and what lies between
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +37,17 @@ def suits_direct_backward(x: Tensor, weight: Tensor, dilation: list[int]) -> boo
     return narrow and dilation[1] == 1 and x.dtype == torch.float32 and suits_direct(x, weight)
 
 
-@dataclass
-class DirectLayer:
-    """A convolution and the activation after it."""
+class Norm(NamedTuple):
+    """A batch normalization in eval mode, as `F.batch_norm` takes it."""
+
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+class DirectLayer(NamedTuple):
+    """A convolution, and the normalization and the activation after it."""
 
     weight: Tensor
     bias: Tensor | None
@@ -47,6 +55,8 @@ class DirectLayer:
     padding: Sequence[int]
     dilation: Sequence[int]
     activation: str
+    norm: Norm = Norm()
+    eps: float = 0.0
 
 
 def conv2d_direct(x: Tensor, layers: Sequence[DirectLayer], table, padding_mode: str, channels_last: bool) -> Tensor:
@@ -55,6 +65,8 @@ def conv2d_direct(x: Tensor, layers: Sequence[DirectLayer], table, padding_mode:
         x,
         [layer.weight for layer in layers],
         [layer.bias for layer in layers],
+        [t for layer in layers for t in layer.norm],
+        [layer.eps for layer in layers],
         table,
         [size for layer in layers for size in layer.stride],
         [size for layer in layers for size in layer.padding],
@@ -65,21 +77,29 @@ def conv2d_direct(x: Tensor, layers: Sequence[DirectLayer], table, padding_mode:
     )
 
 
-def _pairs(sizes: list[int]) -> list[list[int]]:
-    return [sizes[i : i + 2] for i in range(0, len(sizes), 2)]
+def _parts(sequence: list, length: int) -> list[list]:
+    return [sequence[i : i + length] for i in range(0, len(sequence), length)]
 
 
-def _eager(x, weights, biases, table, strides, paddings, dilations, padding_mode, activations, channels_last):
+def _eager(
+    x, weights, biases, norms, eps, table, strides, paddings, dilations, padding_mode, activations, channels_last
+):
     y = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
-    sizes = zip(_pairs(strides), _pairs(paddings), _pairs(dilations), strict=True)
-    for weight, bias, options, activation in zip(weights, biases, sizes, activations, strict=True):
-        y = ACTIVATIONS[activation](F.conv2d(y, weight, bias, *options))
+    sizes = zip(*(_parts(pairs, 2) for pairs in (strides, paddings, dilations)), strict=True)
+    for layer in zip(weights, biases, sizes, _parts(norms, 4), eps, activations, strict=True):
+        weight, bias, options, (mean, var, gain, offset), floor, activation = layer
+        y = F.conv2d(y, weight, bias, *options)
+        if mean is not None:
+            y = F.batch_norm(y, mean, var, gain, offset, False, 0.0, floor)
+        y = ACTIVATIONS[activation](y)
     return y.contiguous(memory_format=_memory_format(channels_last))
 
 
-def _fake(x, weights, biases, table, strides, paddings, dilations, padding_mode, activations, channels_last):
+def _fake(
+    x, weights, biases, norms, eps, table, strides, paddings, dilations, padding_mode, activations, channels_last
+):
     size = x.shape[2:]
-    for weight, *options in zip(weights, _pairs(strides), _pairs(paddings), _pairs(dilations), strict=True):
+    for weight, *options in zip(weights, *(_parts(pairs, 2) for pairs in (strides, paddings, dilations)), strict=True):
         size = output_size(size, weight.shape[2:], *options)
     shape = (order_of(table) * x.shape[0], weights[-1].shape[0], *size)
     return x.new_empty(shape).to(memory_format=_memory_format(channels_last))

@@ -144,8 +144,8 @@ void conv2d(const Conv2d& k, const float* image, float* row, float* out) {
         run(k, image + i * k.stride_h * k.W + j * k.stride_w, weight, k.bias + first, to + j * kBlock);
       }
       activate(k.activation, reinterpret_cast<Vector*>(to), k.out_w * kLanes);
-      if (!k.channels_last) pixels_to_planes(row, k.out_w, channels, out + first * k.plane_step + i * k.row_step,
-                                            k.plane_step);
+      if (!k.channels_last)
+        pixels_to_planes(row, k.out_w, channels, out + first * k.plane_step + i * k.row_step, k.plane_step);
       else if (!in_place) copy_pixels(row, kBlock, k.out_w, channels, pixels, k.out_channels);
     }
   }

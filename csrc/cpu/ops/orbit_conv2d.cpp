@@ -3,7 +3,9 @@
 // float32. Everything else is composed of other ops in Python.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "common/convolution.h"
 #include "cpu/runtime/isa.h"
@@ -31,13 +33,25 @@ std::vector<float> values_of(const Tensor& t) {
   return out;
 }
 
-// Copies t, (C_out, taps), to (blocks, taps, kBlock), with zeros past the last channel.
-std::vector<float> packed(const Tensor& t, int64_t channels, int64_t taps) {
-  const int64_t blocks = (channels + kBlock - 1) / kBlock;
+// What batch normalization in eval mode does to each channel: z·scale + shift.
+struct Affine {
+  std::vector<double> scale, shift;
+};
+
+// Copies a weight (C_out, taps), each channel times its scale, to (blocks, taps, kBlock), with zeros past the last
+// channel.
+std::vector<float> packed(const Tensor& weight, const std::vector<double>& scale, int64_t taps) {
+  const auto channels = static_cast<int64_t>(scale.size()), blocks = (channels + kBlock - 1) / kBlock;
   std::vector<float> out(blocks * taps * kBlock, 0.0f);
-  const std::vector<float> in = values_of(t);
-  for (int64_t c = 0; c < channels; ++c)
-    for (int64_t k = 0; k < taps; ++k) out[(c / kBlock * taps + k) * kBlock + c % kBlock] = in[c * taps + k];
+  const std::vector<float> in = values_of(weight);
+  float* to = out.data();
+  for (int64_t first = 0; first < channels; first += kBlock) {
+    float scales[kBlock];
+    const int64_t count = std::min(kBlock, channels - first);
+    for (int64_t c = 0; c < count; ++c) scales[c] = static_cast<float>(scale[first + c]);
+    for (int64_t k = 0; k < taps; ++k, to += kBlock)
+      for (int64_t c = 0; c < count; ++c) to[c] = in[(first + c) * taps + k] * scales[c];
+  }
   return out;
 }
 
@@ -115,11 +129,13 @@ void check_float32(const Tensor& t, const char* name) {
   STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float, name, ": expected float32");
 }
 
-// The layers that orbit_conv2d_direct was called with. Their strides, paddings and dilations are pairs, one after the
-// other.
+// The layers that orbit_conv2d_direct was called with, each with a normalization perhaps. Their strides, paddings and
+// dilations are pairs, one after the other.
 struct LayerOptions {
   std::vector<Tensor> weights;
   std::vector<std::optional<Tensor>> biases;
+  std::vector<std::optional<Tensor>> norms;  // of each layer: running mean and variance, weight and bias
+  std::vector<double> eps;
   std::vector<int64_t> strides, paddings, dilations;
   std::vector<std::string> activations;
 
@@ -127,19 +143,45 @@ struct LayerOptions {
 
   void check(const Tensor& x) const {
     const size_t n = count();
-    STD_TORCH_CHECK(n > 0 && biases.size() == n && activations.size() == n && strides.size() == 2 * n &&
-                        paddings.size() == 2 * n && dilations.size() == 2 * n,
+    STD_TORCH_CHECK(n > 0 && biases.size() == n && norms.size() == 4 * n && eps.size() == n &&
+                        activations.size() == n && strides.size() == 2 * n && paddings.size() == 2 * n &&
+                        dilations.size() == 2 * n,
                     "weights: expected as many as there are other options of layers");
-    STD_TORCH_CHECK(n == 1 || !is_bfloat16(x), "weights: expected one layer in bfloat16");
+    STD_TORCH_CHECK(n == 1 && !norms[0] || !is_bfloat16(x), "weights: expected one layer without norm in bfloat16");
     check_weight(weights[0], x);
     for (size_t l = 0; l < n; ++l) {
       STD_TORCH_CHECK(weights[l].dim() == 4 && (l == 0 || weights[l].size(1) == weights[l - 1].size(0)),
                       "weights: expected (C_out, C, kH, kW), where C is C_out of the layer before");
       STD_TORCH_CHECK(weights[l].scalar_type() == x.scalar_type(), "weights: expected the dtype of x");
-      if (!biases[l]) continue;
-      STD_TORCH_CHECK(biases[l]->scalar_type() == x.scalar_type(), "biases: expected the dtype of x");
-      check_bias(*biases[l], weights[l]);
+      if (biases[l]) {
+        STD_TORCH_CHECK(biases[l]->scalar_type() == x.scalar_type(), "biases: expected the dtype of x");
+        check_bias(*biases[l], weights[l]);
+      }
+      for (size_t k = 4 * l; k < 4 * l + 4; ++k)
+        STD_TORCH_CHECK(
+            !norms[k] || (norms[k]->numel() == weights[l].size(0) && norms[k]->scalar_type() == ScalarType::Float),
+            "norms: expected (C_out,) in float32");
+      STD_TORCH_CHECK(norms[4 * l].has_value() == norms[4 * l + 1].has_value(), "norms: expected mean and variance");
     }
+  }
+
+  // The normalization after a layer, where the bias is added: of the layer's sums without their bias.
+  Affine affine(size_t layer) const {
+    const auto values = [&](const std::optional<Tensor>& t, float otherwise) {
+      return t ? values_of(*t) : std::vector<float>(weights[layer].size(0), otherwise);
+    };
+    const std::vector<float> bias = values(biases[layer], 0);
+    Affine result = {std::vector<double>(bias.size(), 1), {bias.begin(), bias.end()}};
+    const std::optional<Tensor>* norm = &norms[4 * layer];
+    if (!norm[0]) return result;
+    const auto mean = values(norm[0], 0), var = values(norm[1], 1), gain = values(norm[2], 1),
+               offset = values(norm[3], 0);
+    for (size_t c = 0; c < bias.size(); ++c) {
+      const double scale = gain[c] / std::sqrt(var[c] + eps[layer]);
+      result.scale[c] = scale;
+      result.shift[c] = (double(bias[c]) - mean[c]) * scale + offset[c];
+    }
+    return result;
   }
 
   std::array<Window, 2> windows(size_t layer, const std::array<int64_t, 2>& size) const {
@@ -156,9 +198,11 @@ class PackedLayers {
  public:
   // Packs those of one layer, and lets the convolution point to them.
   void add(const LayerOptions& options, size_t layer, Conv2d& conv) {
-    const std::optional<Tensor>& bias = options.biases[layer];
-    conv.weight = keep(packed(options.weights[layer], conv.out_channels, conv.taps()));
-    conv.bias = keep(bias ? packed(*bias, conv.out_channels, 1) : std::vector<float>(conv.blocks() * kBlock));
+    const Affine affine = options.affine(layer);
+    std::vector<float> bias(affine.shift.begin(), affine.shift.end());
+    bias.resize(conv.blocks() * kBlock);
+    conv.weight = keep(packed(options.weights[layer], affine.scale, conv.taps()));
+    conv.bias = keep(std::move(bias));
     conv.activation = activation_of(options.activations[layer]);
   }
 
@@ -169,11 +213,11 @@ class PackedLayers {
 };
 
 Tensor orbit_conv2d_direct(Tensor x, std::vector<Tensor> weights, std::vector<std::optional<Tensor>> biases,
-                           std::vector<double> table, std::vector<int64_t> strides, std::vector<int64_t> paddings,
-                           std::vector<int64_t> dilations, std::string padding_mode,
-                           std::vector<std::string> activations, bool channels_last) {
+                           std::vector<std::optional<Tensor>> norms, std::vector<double> eps, std::vector<double> table,
+                           std::vector<int64_t> strides, std::vector<int64_t> paddings, std::vector<int64_t> dilations,
+                           std::string padding_mode, std::vector<std::string> activations, bool channels_last) {
   if (!is_bfloat16(x)) check_float32(x, "x");
-  const LayerOptions options = {weights, biases, strides, paddings, dilations, activations};
+  const LayerOptions options = {weights, biases, norms, eps, strides, paddings, dilations, activations};
   options.check(x);
   const size_t count = options.count();
   const ResamplePlan plan(x, "x", image_sizes(x, "x"), table, {}, {}, padding_mode, {.shared = true});
@@ -183,8 +227,7 @@ Tensor orbit_conv2d_direct(Tensor x, std::vector<Tensor> weights, std::vector<st
   for (size_t l = 1; l < count; ++l) {
     Conv2d& before = l == 1 ? args.conv : following.back().conv;
     const auto windows = options.windows(l, {before.out_h, before.out_w});
-    const Conv2d conv =
-        convolution(before.out_channels, weights[l].size(0), windows, channels_last && l + 1 == count);
+    const Conv2d conv = convolution(before.out_channels, weights[l].size(0), windows, channels_last && l + 1 == count);
     before.row_step = conv.W, before.plane_step = conv.H * conv.W;
     following.push_back({conv, windows[0].padding, windows[1].padding});
   }
