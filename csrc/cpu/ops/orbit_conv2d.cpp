@@ -20,18 +20,25 @@ constexpr int64_t kPartialSums = 32;
 
 bool is_bfloat16(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16; }
 
-// The values of a float32 or bfloat16 tensor, in float32.
-std::vector<float> values_of(const Tensor& t) {
-  const Tensor dense = torch::stable::contiguous(t);
-  if (!is_bfloat16(t)) {
-    const auto* in = static_cast<const float*>(dense.const_data_ptr());
-    return {in, in + t.numel()};
+// The values of a float32 or bfloat16 tensor in float32: its own if they are dense, else copies.
+class Values {
+ public:
+  explicit Values(const Tensor& t) : dense_(torch::stable::contiguous(t)) {
+    if (!is_bfloat16(t)) return;
+    wide_.resize(t.numel());
+    const auto* in = static_cast<const uint16_t*>(dense_.const_data_ptr());
+    for (size_t k = 0; k < wide_.size(); ++k) wide_[k] = std::bit_cast<float>(uint32_t(in[k]) << 16);
   }
-  std::vector<float> out(t.numel());
-  const auto* in = static_cast<const uint16_t*>(dense.const_data_ptr());
-  for (size_t k = 0; k < out.size(); ++k) out[k] = std::bit_cast<float>(uint32_t(in[k]) << 16);
-  return out;
-}
+
+  const float* begin() const {
+    return wide_.empty() ? static_cast<const float*>(dense_.const_data_ptr()) : wide_.data();
+  }
+  const float* end() const { return begin() + dense_.numel(); }
+
+ private:
+  Tensor dense_;
+  std::vector<float> wide_;
+};
 
 // What batch normalization in eval mode does to each channel: z·scale + shift.
 struct Affine {
@@ -43,7 +50,8 @@ struct Affine {
 std::vector<float> packed(const Tensor& weight, const std::vector<double>& scale, int64_t taps) {
   const auto channels = static_cast<int64_t>(scale.size()), blocks = (channels + kBlock - 1) / kBlock;
   std::vector<float> out(blocks * taps * kBlock, 0.0f);
-  const std::vector<float> in = values_of(weight);
+  const Values values(weight);
+  const float* in = values.begin();
   float* to = out.data();
   for (int64_t first = 0; first < channels; first += kBlock) {
     float scales[kBlock];
@@ -168,7 +176,9 @@ struct LayerOptions {
   // The normalization after a layer, where the bias is added: of the layer's sums without their bias.
   Affine affine(size_t layer) const {
     const auto values = [&](const std::optional<Tensor>& t, float otherwise) {
-      return t ? values_of(*t) : std::vector<float>(weights[layer].size(0), otherwise);
+      if (!t) return std::vector<float>(weights[layer].size(0), otherwise);
+      const Values found(*t);
+      return std::vector<float>(found.begin(), found.end());
     };
     const std::vector<float> bias = values(biases[layer], 0);
     Affine result = {std::vector<double>(bias.size(), 1), {bias.begin(), bias.end()}};
