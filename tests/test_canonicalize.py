@@ -182,6 +182,10 @@ class TestChunks:
         torch.testing.assert_close(form.vectors, expected.vectors.detach(), rtol=1e-4, atol=1e-6)
         assert torch.equal(form.element, expected.element)
 
+    def test_a_network_that_keeps_little_gets_larger_chunks(self, big, network):
+        network.keeps_little = lambda images: images is big
+        assert self.record(big, network)[0] == [28]
+
     def test_frozen_networks_are_chunked_with_gradients_enabled(self, big, network):
         network.requires_grad_(False)
         assert self.record(big, network, grad=True)[0] == [8, 8, 8, 4]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equifast import as_group, backends, orbit_conv2d, reference
-from equifast.ops.orbit_conv2d_direct import DIRECT_CHANNELS, suits_direct
+from equifast.ops.orbit_conv2d_direct import DIRECT_CHANNELS, DirectLayer, Norm, conv2d_direct, suits_direct
 
 from .cases import LAYOUTS, assert_near_overall, assert_same, exact_elements, rand
 
@@ -123,3 +123,102 @@ def test_zeros_and_tiny_numbers():
         out = orbit_conv2d(x, weight, group="C4")
         nine = torch.tensor(9 * value).bfloat16().expand_as(out)
         torch.testing.assert_close(out, nine, rtol=1e-2, atol=1e-38)
+
+
+def layers_of(x, sizes, seed, plain=False):
+    """Layers of random sizes: (output channels, kernel, stride, padding, dilation, activation, bias, norm) each."""
+    layers, inputs = [], x.shape[1]
+    for k, (outputs, kernel, stride, padding, dilation, activation, biased, normed) in enumerate(sizes):
+        new = [rand(outputs, seed=seed + 7 * k + i) for i in range(5)]
+        norm = Norm(new[0], new[1].abs(), new[2], new[3] if biased else None) if normed and not plain else Norm()
+        weight = rand(outputs, inputs, *kernel, seed=seed + 7 * k + 5)
+        options = ((stride, 1), (padding, padding), (1, dilation), activation)
+        layers.append(DirectLayer(weight, new[4] if biased else None, *options, norm, 0.5 if normed else 0.0))
+        inputs = outputs
+    return layers
+
+
+LAYER = st.tuples(
+    st.sampled_from([1, 3, 16, 17]),
+    st.tuples(st.integers(1, 3), st.sampled_from([1, 2, 3, 5])),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.sampled_from(["none", "relu", "gelu", "silu"]),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@settings(max_examples=100)
+@given(
+    group=st.sampled_from(["C1", "C4", "D3"]),
+    batch=st.integers(0, 3),
+    channels=st.sampled_from([1, 3, 16]),
+    sizes=st.lists(LAYER, min_size=1, max_size=4),
+    layout=st.sampled_from(list(LAYOUTS)),
+    channels_last=st.booleans(),
+    padding_mode=st.sampled_from(["border", "zeros"]),
+)
+def test_layers_together_are_one_after_the_other(group, batch, channels, sizes, layout, channels_last, padding_mode):
+    x, table = LAYOUTS[layout](rand(batch, channels, 43, 43)), list(as_group(group).action_table(inverse=True))
+    plain = layers_of(x, sizes, 1, plain=True)
+    together = conv2d_direct(x, plain, table, padding_mode, channels_last)
+    y = conv2d_direct(x, plain[:1], table, padding_mode, False)
+    for layer in plain[1:]:
+        y = conv2d_direct(y, [layer], list(as_group("C1").action_table(inverse=True)), "border", False)
+    assert_same(together, y)
+    assert together.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+    normed = layers_of(x, sizes, 1)
+    z = reference.orbit(x, group, padding_mode=padding_mode).double()
+    for layer in normed:
+        weight, bias, *norm = (None if t is None else t.double() for t in (layer.weight, layer.bias, *layer.norm))
+        z = F.conv2d(z, weight, bias, layer.stride, layer.padding, layer.dilation)
+        z = z if norm[0] is None else F.batch_norm(z, *norm, False, 0.0, layer.eps)
+        z = z if layer.activation == "none" else getattr(F, layer.activation)(z)
+    assert_near_overall(conv2d_direct(x, normed, table, padding_mode, channels_last), z)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("batch", [1, 3, 40])
+def test_threads_change_no_bit_of_layers(batch, threads):
+    x, table = rand(batch, 3, 20, 20), list(as_group("C8").action_table(inverse=True))
+    layers = layers_of(x, [(16, (3, 3), 2, 1, 1, "gelu", True, True), (20, (3, 3), 2, 1, 1, "relu", True, True)], 1)
+    results = []
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        results.append(conv2d_direct(x, layers, table, "border", False))
+    torch.set_num_threads(1)
+    assert_same(*results)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a, b: [a, b._replace(weight=b.weight[:, :2])], "weights"),
+        (lambda a, b: [a, b._replace(weight=b.weight.double())], "weights"),
+        (lambda a, b: [a, b._replace(bias=a.weight[0, 0, 0])], "bias"),
+        (lambda a, b: [a, b._replace(norm=Norm(a.weight[0, 0, 0], a.weight[0, 0, 0]))], "norms"),
+        (lambda a, b: [a, b._replace(norm=Norm(b.weight[:, 0, 0, 0]))], "norms"),
+        (lambda a, b: [a, b._replace(stride=(1,))], "weights"),
+        (lambda a, b: [a, b._replace(activation="tanh")], "activation"),
+        (lambda a, b: [a, b, b._replace(weight=rand(5, 5, 9, 9))], "too small"),
+        (lambda a, b: [], "weights"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(change, message):
+    x, table = rand(1, 3, 10, 10), list(as_group("C4").action_table(inverse=True))
+    layers = layers_of(x, [(4, (3, 3), 1, 0, 1, "none", True, False), (5, (3, 3), 1, 0, 1, "none", True, False)], 1)
+    with pytest.raises(RuntimeError, match=message):
+        conv2d_direct(x, change(*layers), table, "border", False)
+
+
+def test_layers_in_bfloat16_are_refused():
+    x, weight = (rand(*size, dtype=torch.bfloat16) for size in ((1, 3, 9, 9), (3, 3, 3, 3)))
+    layer = DirectLayer(weight, None, (1, 1), (0, 0), (1, 1), "none")
+    table = list(as_group("C4").action_table(inverse=True))
+    statistics = Norm(torch.zeros(3), torch.ones(3))
+    for layers in ([layer, layer], [layer._replace(norm=statistics)]):
+        with pytest.raises(RuntimeError, match="in bfloat16"):
+            conv2d_direct(x, layers, table, "border", False)

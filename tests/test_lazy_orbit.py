@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equifast import as_group, fuse_first_layer, lazy_orbit, orbit, reference
+from equifast.geometry import ROW
 from equifast.lazy_orbit import METADATA, LazyOrbit
 from equifast.orbit_functions import Orbit
 
@@ -17,7 +18,7 @@ from .networks import FUSED, READING, READING_COMPILED, Net, ResNet, build
 
 
 class Counted(TorchDispatchMode):
-    """Counts calls of ops of this package by name."""
+    """Counts calls of ops of this package by name. Several layers of an orbit, run together, are one `orbit_conv2d`."""
 
     def __init__(self):
         super().__init__()
@@ -25,7 +26,9 @@ class Counted(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace == "equifast":
-            self.calls.append(func._schema.name.partition("::")[2])
+            name = func._schema.name.partition("::")[2]
+            of_orbit = name == "orbit_conv2d_direct" and len(args[5]) > ROW
+            self.calls.append("orbit_conv2d" if of_orbit else name)
         return func(*args, **(kwargs or {}))
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from equifast import reference
+from equifast import backends, reference
 from equifast.canonicalize import canonicalize
 from equifast.nn import Canonicalizer, ConvNetwork, OrbitConv2d
 from equifast.nn.folding import folded, run
@@ -205,6 +205,42 @@ class TestConvNetwork:
         with torch.no_grad():
             network(torch.rand(2, 3, 20, 20))
         assert calls == [network.get_submodule(name)]
+
+    @pytest.mark.skipif(backends.choose("cpu") != "cpu", reason="the native library runs layers together")
+    def test_keeps_little_where_all_layers_run_together(self):
+        x = torch.rand(2, 3, 20, 20)
+
+        def keeps_little(images=x, change=lambda network: None):
+            network = ConvNetwork((3, 20, 20), 4, 5, 2, 8).eval()
+            change(network)
+            return network.keeps_little(images)
+
+        def hook(network):
+            network.enc_network[3].register_forward_hook(lambda *args: None)
+
+        assert not keeps_little()  # a graph is recorded
+        with torch.no_grad():
+            assert keeps_little()
+            assert not keeps_little(change=lambda network: network.train())
+            assert not keeps_little(change=hook)
+            assert not keeps_little(change=lambda network: network.enc_network.append(nn.MaxPool2d(2)))
+            assert not keeps_little(x.double(), lambda network: network.double())
+            with torch.autocast("cpu", torch.bfloat16):
+                assert not keeps_little()
+
+    @pytest.mark.parametrize("layer", [0, 3])
+    def test_layers_follow_what_is_done_to_their_parameters(self, layer):
+        """Nothing is kept from one call to the next."""
+        torch.manual_seed(0)
+        network = randomize(ConvNetwork((3, 20, 20), 4, 5, 2, 8)).eval()
+        x = torch.rand(2, 3, 20, 20)
+        conv, norm = network.enc_network[layer], network.enc_network[layer + 1]
+        with torch.no_grad():
+            network(x)
+            for t in (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias):
+                t.data.mul_(1.5)
+                plain = network.final_fc(network.enc_network(x).flatten(1))
+                torch.testing.assert_close(network(x), plain, rtol=1e-4, atol=1e-4)
 
     def test_dropout_keeps_rows(self):
         torch.manual_seed(0)

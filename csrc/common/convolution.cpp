@@ -15,10 +15,9 @@ int32_t to_int32(int64_t size, const char* name) {
   return static_cast<int32_t>(size);
 }
 
-std::array<Window, 2> windows_of(const Tensor& x, const std::array<int64_t, 2>& kernel,
+std::array<Window, 2> windows_of(const std::array<int64_t, 2>& size, const std::array<int64_t, 2>& kernel,
                                  const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                                  const std::vector<int64_t>& dilation) {
-  check_one_batch(x, "x");
   STD_TORCH_CHECK(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
                   "stride, padding, dilation: expected pairs");
   std::array<Window, 2> windows;
@@ -26,13 +25,19 @@ std::array<Window, 2> windows_of(const Tensor& x, const std::array<int64_t, 2>& 
     STD_TORCH_CHECK(kernel[axis] > 0, "weight: expected kernels of at least one row and column");
     STD_TORCH_CHECK(stride[axis] > 0 && padding[axis] >= 0 && dilation[axis] > 0,
                     "stride, dilation: expected positive");
-    windows[axis] = {to_int32(x.size(2 + axis), "x"), to_int32(kernel[axis], "weight"),
-                     to_int32(stride[axis], "stride"), to_int32(padding[axis], "padding"),
-                     to_int32(dilation[axis], "dilation")};
+    windows[axis] = {to_int32(size[axis], "x"), to_int32(kernel[axis], "weight"), to_int32(stride[axis], "stride"),
+                     to_int32(padding[axis], "padding"), to_int32(dilation[axis], "dilation")};
     STD_TORCH_CHECK(windows[axis].size + 2 * padding[axis] >= dilation[axis] * (kernel[axis] - 1) + 1,
                     "x: too small for the kernel");
   }
   return windows;
+}
+
+std::array<Window, 2> windows_of(const Tensor& x, const std::array<int64_t, 2>& kernel,
+                                 const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                                 const std::vector<int64_t>& dilation) {
+  check_one_batch(x, "x");
+  return windows_of({x.size(2), x.size(3)}, kernel, stride, padding, dilation);
 }
 
 void check_weight(const Tensor& weight, const Tensor& x) {

@@ -10,7 +10,12 @@ Activation activation_of(const std::string& name);
 // A size as kernels index by it. `name` is the argument that it belongs to.
 int32_t to_int32(int64_t size, const char* name);
 
-// The convolution of x (B, C, H, W) by kernels of a size along both axes: rows, then columns.
+// The convolution of images of a size by kernels of a size, both along rows and then columns.
+std::array<Window, 2> windows_of(const std::array<int64_t, 2>& size, const std::array<int64_t, 2>& kernel,
+                                 const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                                 const std::vector<int64_t>& dilation);
+
+// The same for images x (B, C, H, W).
 std::array<Window, 2> windows_of(const Tensor& x, const std::array<int64_t, 2>& kernel,
                                  const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                                  const std::vector<int64_t>& dilation);

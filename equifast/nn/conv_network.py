@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..lazy_orbit import is_transformed
 from ..ops.orbit_conv2d_direct import suits_direct
-from .folding import run
+from .folding import run, run_together
 from .plain import has_hooks, needs_grad
 
 
@@ -71,6 +71,12 @@ class ConvNetwork(nn.Module):
     def out_vector_size(self) -> int:
         # torch's stubs declare every attribute of a module as a Tensor or a Module.
         return self.final_fc[-1].out_features  # type: ignore[return-value]
+
+    def keeps_little(self, images: Tensor) -> bool:
+        """Whether nothing between the layers is in memory when the network runs on the orbit of these images."""
+        layers = self.enc_network
+        plain = type(layers) is nn.Sequential and not has_hooks(layers) and not needs_grad(self, images)
+        return plain and run_together(layers, images)
 
     def forward(self, x: Tensor) -> Tensor:
         layers = self.enc_network

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol, TypeGuard
+from typing import NamedTuple, Protocol, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
+from ..groups import CyclicGroup
 from ..layers import ACTIVATIONS
 from ..lazy_orbit import LazyOrbit, is_transformed
-from ..ops.orbit_conv2d_direct import conv2d_direct, suits_direct
+from ..ops.orbit_conv2d_direct import DirectLayer, Norm, conv2d_direct, suits_direct
 from .normalization import normalize, suits_normalize
 from .plain import activation_name, has_hooks
+
+#: Images alone, as the orbit of the trivial group.
+C1 = CyclicGroup(1)
 
 
 class Convolution(Protocol):
@@ -65,6 +70,23 @@ def folded(conv: Convolution, norm: FoldableNorm | None) -> tuple[Tensor, Tensor
     return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
+class Block(NamedTuple):
+    """A convolution, and what is folded into it."""
+
+    layer: nn.Conv2d
+    norm: FoldableNorm | None
+    activation: str
+
+    def direct(self) -> DirectLayer:
+        layer, norm = self.layer, self.norm
+        assert not isinstance(layer.padding, str)
+        sizes = (layer.stride, layer.padding, layer.dilation)
+        if norm is None or layer.weight.dtype != torch.float32:
+            return DirectLayer(*folded(layer, norm), *sizes, self.activation)
+        options = (layer.weight, layer.bias, *sizes, self.activation)
+        return DirectLayer(*options, Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias), norm.eps)
+
+
 def run(layers: Iterable[nn.Module], x: Tensor, *, fold: bool) -> Tensor:
     """``nn.Sequential(*layers)(x)``, in which some layers run together.
 
@@ -73,18 +95,35 @@ def run(layers: Iterable[nn.Module], x: Tensor, *, fold: bool) -> Tensor:
     """
     pending = deque(layers)
     while pending:
+        if fold and _is_plain_convolution(pending[0]):
+            x = _convolve(x, _take_blocks(pending))
+            continue
         layer = pending.popleft()
-        if fold and type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not has_hooks(layer):
-            following = pending[0] if pending else None
-            norm = following if isinstance(following, nn.BatchNorm2d) and is_foldable(following) else None
-            if norm is not None:
-                pending.popleft()
-            x = _convolve(x, layer, norm, _take_activation(pending))
-        elif suits_normalize(layer, x):
-            x = normalize(layer, x, _take_activation(pending))
-        else:
-            x = layer(x)
+        x = normalize(layer, x, _take_activation(pending)) if suits_normalize(layer, x) else layer(x)
     return x
+
+
+def run_together(layers: Iterable[nn.Module], images: Tensor) -> bool:
+    """Whether `run` gives the orbit of these images to our own kernel for all layers at once."""
+    pending = deque(layers)
+    blocks = _take_blocks(pending)
+    return not pending and len(blocks) > 1 and _suiting(images, blocks) == len(blocks)
+
+
+def _is_plain_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not has_hooks(layer)
+
+
+def _take_blocks(pending: deque[nn.Module]) -> deque[Block]:
+    """Remove the convolutions at the start, each with what is folded into it."""
+    blocks: deque[Block] = deque()
+    while pending and _is_plain_convolution(layer := pending[0]):
+        pending.popleft()
+        norm = pending[0] if pending and isinstance(pending[0], nn.BatchNorm2d) and is_foldable(pending[0]) else None
+        if norm is not None:
+            pending.popleft()
+        blocks.append(Block(layer, norm, _take_activation(pending)))
+    return blocks
 
 
 def _take_activation(pending: deque[nn.Module]) -> str:
@@ -96,7 +135,22 @@ def _take_activation(pending: deque[nn.Module]) -> str:
     return name
 
 
-def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation: str) -> Tensor:
+def _convolve(x: Tensor, blocks: deque[Block]) -> Tensor:
+    """The blocks one after the other, as many at once as our own kernel takes."""
+    while blocks:
+        orbit = x.unmade() if isinstance(x, LazyOrbit) else None
+        images = x if orbit is None else orbit.images
+        count = _suiting(images, blocks)
+        if count > 1 or (count == 1 and orbit is None):
+            layers = [blocks.popleft().direct() for _ in range(count)]
+            group, padding_mode = (C1, "border") if orbit is None else (orbit.group, orbit.padding_mode)
+            x = conv2d_direct(images, layers, list(group.action_table(inverse=True)), padding_mode, False)
+        else:
+            x = _convolve_by_torch(x, *blocks.popleft())
+    return x
+
+
+def _convolve_by_torch(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation: str) -> Tensor:
     weight, bias = folded(layer, norm)
     if weight.itemsize == 2 or torch.is_autocast_enabled(x.device.type):
         # In a narrow type oneDNN runs all layers but the first, whose output is then channels_last too.
@@ -106,18 +160,32 @@ def _convolve(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation
         y = x.convolved(weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups, activation)
         if y is not None:
             return y
-    if _suits_our_kernel(x, layer):
-        return conv2d_direct(x, weight, bias, layer.stride, layer.padding, layer.dilation, activation)
     # So the output is channels_last, where oneDNN is quicker.
     weight = weight.contiguous(memory_format=torch.channels_last)
     y = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
     return ACTIVATIONS[activation](y)
 
 
-def _suits_our_kernel(x: Tensor, layer: nn.Conv2d) -> bool:
-    """Whether our own convolution does the same as ``F.conv2d``, and does it faster."""
-    if torch.compiler.is_compiling() or is_transformed() or torch.is_autocast_enabled("cpu"):
-        return False
-    images = type(x) is Tensor and x.dim() == 4 and x.shape[1] == layer.in_channels
-    known = layer.groups == 1 and not isinstance(layer.padding, str) and layer.weight.dtype == x.dtype
-    return images and known and suits_direct(x, layer.weight)
+def _is_plain(t: Tensor, images: Tensor) -> bool:
+    """Whether t has no dispatch of its own, and the type and place of the images."""
+    return type(t) in (nn.Parameter, Tensor) and t.dtype == images.dtype and t.device == images.device
+
+
+def _suiting(images: Tensor, blocks: Iterable[Block]) -> int:
+    """How many of the blocks our own kernel runs as ``F.conv2d`` would, and faster."""
+    if type(images) is not Tensor or images.dim() != 4 or torch.compiler.is_compiling() or is_transformed():
+        return 0
+    if torch.is_autocast_enabled(images.device.type) or forward_ad._current_level >= 0:
+        return 0
+    count, channels = 0, images.shape[1]
+    for layer, norm, _ in blocks:
+        weight = layer.weight
+        known = layer.groups == 1 and not isinstance(layer.padding, str) and weight.shape[1] == channels
+        tensors: list[Tensor | None] = [weight, layer.bias]
+        if norm is not None:
+            tensors += [norm.running_mean, norm.running_var, norm.weight, norm.bias]
+        plain = all(t is None or _is_plain(t, images) for t in tensors)
+        if not (known and plain and suits_direct(images, weight)):
+            break
+        count, channels = count + 1, weight.shape[0]
+    return count if images.dtype == torch.float32 else min(count, 1)

@@ -24,5 +24,5 @@ def activation_name(module: nn.Module | None) -> str | None:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module does more than the forward of its class, which others would leave out."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds) or "forward" in module.__dict__ or _has_any_global_hook()
+    forward = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks) or _has_any_global_hook()

@@ -15,7 +15,7 @@ from ..layers import ACTIVATIONS
 from ._layers import layer_options, new_gradients, new_output, output_format
 from ._patches import add_grad_weight, are_patches, convolve
 from ._rows import by_element
-from .orbit_conv2d_direct import suits_direct, suits_direct_backward
+from .orbit_conv2d_direct import DirectLayer, conv2d_direct, suits_direct, suits_direct_backward
 from .registry import CHOSEN, no_double_backward, register
 
 #: Bytes of the orbit at a time. The caches of two cores hold them together with the output of their convolution.
@@ -85,10 +85,10 @@ def _convolution(rows, weight, bias, *options):
 
 
 def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
-    options = (stride, padding, dilation, padding_mode, activation)
     if suits_direct(x, weight):
         channels_last = output_format(x, weight) == torch.channels_last
-        return torch.ops.equifast.orbit_conv2d_direct(x, weight, bias, table, *options, channels_last)
+        layer = DirectLayer(weight, bias, stride, padding, dilation, activation)
+        return conv2d_direct(x, [layer], table, padding_mode, channels_last)
     out = new_output(x, weight, table, stride, padding, dilation)
     order = order_of(table)
     members = by_element(out, order)

@@ -1,17 +1,20 @@
-"""`orbit_conv2d_direct`: the first layer of a network on a CPU, by our own kernel; and the gradients of its parameters.
+"""`orbit_conv2d_direct`: the first layers of a network on a CPU, by our own kernel; and the gradients of one layer.
 
-The native library has both ops. `orbit_conv2d` calls them for the layers that they suit.
+The native library has both ops. `orbit_conv2d` calls them for a layer that they suit, and `nn` for several layers: a
+core then convolves a member by one layer after the other, and what lies between two layers never leaves its cache.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..groups import CyclicGroup
-from ..layers import ACTIVATIONS
-from ._layers import new_output
+from ..geometry import order_of
+from ..layers import ACTIVATIONS, output_size
 from .registry import CHOSEN, register
 
 #: Up to this many input channels, for each type that our own kernel knows, and up to this many weights, it measured
@@ -34,21 +37,72 @@ def suits_direct_backward(x: Tensor, weight: Tensor, dilation: list[int]) -> boo
     return narrow and dilation[1] == 1 and x.dtype == torch.float32 and suits_direct(x, weight)
 
 
-def conv2d_direct(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, activation) -> Tensor:
-    """``F.conv2d`` and an activation, of images that suit the native op. There is no gradient."""
-    trivial = list(CyclicGroup(1).action_table(inverse=True))
-    options = (trivial, stride, padding, dilation, "border", activation, False)
-    return torch.ops.equifast.orbit_conv2d_direct(x, weight, bias, *options)
+class Norm(NamedTuple):
+    """A batch normalization in eval mode, as `F.batch_norm` takes it."""
+
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
 
 
-def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, activation, channels_last):
-    rows = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
-    y = ACTIVATIONS[activation](F.conv2d(rows, weight, bias, stride, padding, dilation))
+class DirectLayer(NamedTuple):
+    """A convolution, and the normalization and the activation after it."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    activation: str
+    norm: Norm = Norm()
+    eps: float = 0.0
+
+
+def conv2d_direct(x: Tensor, layers: Sequence[DirectLayer], table, padding_mode: str, channels_last: bool) -> Tensor:
+    """The layers of the orbit of images, if all layers suit the native op. There is no gradient."""
+    return torch.ops.equifast.orbit_conv2d_direct(
+        x,
+        [layer.weight for layer in layers],
+        [layer.bias for layer in layers],
+        [t for layer in layers for t in layer.norm],
+        [layer.eps for layer in layers],
+        table,
+        [size for layer in layers for size in layer.stride],
+        [size for layer in layers for size in layer.padding],
+        [size for layer in layers for size in layer.dilation],
+        padding_mode,
+        [layer.activation for layer in layers],
+        channels_last,
+    )
+
+
+def _parts(sequence: list, length: int) -> list[list]:
+    return [sequence[i : i + length] for i in range(0, len(sequence), length)]
+
+
+def _eager(
+    x, weights, biases, norms, eps, table, strides, paddings, dilations, padding_mode, activations, channels_last
+):
+    y = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
+    sizes = zip(*(_parts(pairs, 2) for pairs in (strides, paddings, dilations)), strict=True)
+    for layer in zip(weights, biases, sizes, _parts(norms, 4), eps, activations, strict=True):
+        weight, bias, options, (mean, var, gain, offset), floor, activation = layer
+        y = F.conv2d(y, weight, bias, *options)
+        if mean is not None:
+            y = F.batch_norm(y, mean, var, gain, offset, False, 0.0, floor)
+        y = ACTIVATIONS[activation](y)
     return y.contiguous(memory_format=_memory_format(channels_last))
 
 
-def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation, channels_last):
-    return new_output(x, weight, table, stride, padding, dilation, _memory_format(channels_last))
+def _fake(
+    x, weights, biases, norms, eps, table, strides, paddings, dilations, padding_mode, activations, channels_last
+):
+    size = x.shape[2:]
+    for weight, *options in zip(weights, *(_parts(pairs, 2) for pairs in (strides, paddings, dilations)), strict=True):
+        size = output_size(size, weight.shape[2:], *options)
+    shape = (order_of(table) * x.shape[0], weights[-1].shape[0], *size)
+    return x.new_empty(shape).to(memory_format=_memory_format(channels_last))
 
 
 def _memory_format(channels_last: bool) -> torch.memory_format:

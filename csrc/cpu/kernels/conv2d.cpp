@@ -127,10 +127,10 @@ Tiling tiling_of(const Conv2d& k) {
 
 }  // namespace
 
-// Convolves `image`, contiguous (C, H, W), to `out`, (C_out, H', W') or (H', W', C_out). row: scratch of (W', kBlock).
+// Convolves `image`, contiguous (C, H, W), to `out`, (C_out, H', W') by the steps of the layer, or (H', W', C_out).
+// row: scratch of (W', kBlock).
 void conv2d(const Conv2d& k, const float* image, float* row, float* out) {
   const auto [run, tiles, width] = tiling_of(k);
-  const int64_t plane = k.out_h * k.out_w;
   const bool in_place = k.channels_last && k.out_channels == kBlock;
   for (int64_t block = 0; block < k.blocks(); ++block) {
     const float* weight = k.weight + block * k.taps() * kBlock;
@@ -144,7 +144,8 @@ void conv2d(const Conv2d& k, const float* image, float* row, float* out) {
         run(k, image + i * k.stride_h * k.W + j * k.stride_w, weight, k.bias + first, to + j * kBlock);
       }
       activate(k.activation, reinterpret_cast<Vector*>(to), k.out_w * kLanes);
-      if (!k.channels_last) pixels_to_planes(row, k.out_w, channels, out + first * plane + i * k.out_w, plane);
+      if (!k.channels_last)
+        pixels_to_planes(row, k.out_w, channels, out + first * k.plane_step + i * k.row_step, k.plane_step);
       else if (!in_place) copy_pixels(row, kBlock, k.out_w, channels, pixels, k.out_channels);
     }
   }

@@ -20,6 +20,9 @@ struct Conv2d {
   const float* bias;    // (blocks, kBlock)
   Activation activation;
   bool channels_last;  // of the output and of its gradient
+  // From a row of the output to the next, and from a plane to the next. They are for outputs that are not
+  // channels_last.
+  int64_t row_step, plane_step;
 
   int64_t blocks() const { return (out_channels + kBlock - 1) / kBlock; }
   int64_t taps() const { return C * kernel_h * kernel_w; }

@@ -104,6 +104,12 @@ struct CropResizeArgs {
 // Rows that the horizontal pass of crop_resize handles at a time: as many as the largest tile of a transpose has.
 constexpr int64_t kResizeRows = 16;
 
+// A convolution that reads the output of the one before it.
+struct FollowingConv2d {
+  Conv2d conv;
+  int64_t padding_h, padding_w;
+};
+
 // In float32. A task handles all channels of an image together.
 struct OrbitConv2dArgs {
   Resample resample;
@@ -111,6 +117,8 @@ struct OrbitConv2dArgs {
   int64_t in_w;  // the step along a row of `in`, whose pixels need not be neighbours here
   Conv2d conv;
   int64_t padding_h, padding_w;
+  const FollowingConv2d* following;  // the layers after the first
+  int64_t followers;                 // how many there are
   float* out;         // weight gradient: for each task, the gradients of weight and then of bias, packed as in conv2d.h
   const float* grad;  // weight gradient: the gradient of the output
   int64_t samples;    // weight gradient: how many images a task sums over
