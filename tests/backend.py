@@ -43,9 +43,6 @@ def _name() -> str:
 
 NAME = _name()
 
-#: Backends whose resampled images keep the layout channels_last; the others always write contiguous ones.
-KEEPS_CHANNELS_LAST = NAME in ("interpreter", "emulation", "gpu")
-
 
 def by_backend(cpu: Any, small: Any, **own: Any) -> Any:
     """A table of cases: the whole one for the native library, a small one elsewhere, unless a backend has its own.

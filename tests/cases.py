@@ -15,7 +15,7 @@ from equifast.groups import Group, as_group
 from equifast.representations import SIZES as REPRESENTATIONS
 from equifast.representations import channel_action
 
-from .backend import DEVICE, KEEPS_CHANNELS_LAST, NAME, by_backend
+from .backend import DEVICE, NAME, by_backend
 
 GROUPS = [as_group(f"C{n}") for n in range(1, 13)] + [as_group(f"D{n}") for n in range(1, 9)]
 
@@ -89,8 +89,27 @@ def action(
 
 def layout_of_resampled(x: Tensor) -> torch.memory_format:
     """The layout of images that are resampled from x."""
-    kept = KEEPS_CHANNELS_LAST and not x.is_contiguous()
-    return suggest_memory_format(x) if kept else torch.contiguous_format
+    return torch.contiguous_format if x.is_contiguous() else suggest_memory_format(x)
+
+
+def assert_same_in_channels_last(run: Callable[[Tensor], Tensor], images: Tensor) -> None:
+    """Of images in channels_last, ``run`` makes the same images, bit for bit, in channels_last."""
+    laid_out = images.movedim(-3, -1).contiguous().movedim(-1, -3)
+    out = run(laid_out)
+    assert_same(out, run(images))
+    memory_format = torch.contiguous_format if laid_out.is_contiguous() else torch.channels_last
+    assert out.stride() == torch.empty(out.shape, memory_format=memory_format).stride()
+
+
+def of_many_channels(representation: str = "trivial") -> Iterator[tuple[Tensor, Group, str]]:
+    """Batches of few to many channels, with a group and a padding mode, that kernels cut into vectors differently."""
+    counts = by_backend([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33, 64], [2, 3, 8], interpreter=[3])
+    shapes = by_backend([(9, 9), (1, 6), (5, 1), (20, 20), (7, 12)], [(5, 5), (3, 4)], interpreter=[(5, 5)])
+    kinds = itertools.cycle(itertools.product(PADDING_MODES, KINDS))
+    for count, shape, dtype in itertools.product(counts, shapes, by_backend(DTYPES, [torch.float32, torch.bfloat16])):
+        padding_mode, group = next(kinds)
+        size = REPRESENTATIONS[representation](group.order)
+        yield rand(2, -(-count // size) * size, *shape, dtype=dtype), group, padding_mode
 
 
 def assert_same(actual: Tensor, expected: Tensor) -> None:

@@ -50,6 +50,18 @@ inline MemoryFormat memory_format(bool channels_last) {
   return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
+// Whether torch would suggest the memory format channels_last for images (…, C, H, W): the strides ascend from channels
+// to columns to rows.
+inline bool suggests_channels_last(const Tensor& t) {
+  if (t.is_contiguous() || t.stride(-3) == 0) return false;
+  int64_t smallest = 0;
+  for (const int axis : {-3, -1, -2, -4}) {
+    if (t.size(axis) == 0 || t.stride(axis) < smallest || (axis == -4 && smallest == t.stride(-3))) return false;
+    smallest = t.stride(axis) * t.size(axis);
+  }
+  return true;
+}
+
 // The address of the first value, or null without a tensor.
 inline const void* data_of(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 

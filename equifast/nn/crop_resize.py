@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 
 from .. import checks
-from ..ops import crop_resize
+from ..ops.crop_resize import crop_resize
 
 
 class CropResize(nn.Module):

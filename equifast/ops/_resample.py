@@ -10,7 +10,6 @@ from .. import reference
 from ..dtypes import accumulate_dtype
 from ..geometry import ROW, order_of, rows
 from ..representations import transpose
-from .registry import CHOSEN, GPU
 
 
 def new_images(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -19,11 +18,8 @@ def new_images(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The memory format that resampling x returns.
-
-    Kernels on a GPU keep channels_last. All others write contiguous NCHW.
-    """
-    if x.is_contiguous() or CHOSEN.get(x.device.type) not in GPU:
+    """The memory format that resampling x returns: channels_last if x has it, of each element or of all."""
+    if x.is_contiguous():
         return torch.contiguous_format
     return suggest_memory_format(x if x.dim() == 4 else x[0])
 

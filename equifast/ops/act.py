@@ -54,7 +54,7 @@ def act(
 
 
 def _eager(x, element, table, permutation, mixing, padding_mode, adjoint):
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out = _resample.new_images(x, x.shape)
     for e in element.unique().tolist():
         images = (element == e).nonzero().squeeze(1)
         resampled = _resample.resample(x[images], e, table, permutation, mixing, padding_mode, adjoint)

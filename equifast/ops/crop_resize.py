@@ -48,13 +48,22 @@ def _check_crop(crop: object, height: int, width: int) -> None:
             raise ValueError(expected)
 
 
+def _memory_format(x: Tensor) -> torch.memory_format:
+    """The kernel for CPUs writes contiguous images. On other devices they keep the memory format."""
+    return torch.contiguous_format if x.device.type == "cpu" else _resample.memory_format(x)
+
+
+def _new_images(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_memory_format(x))
+
+
 def _eager(x, crop, size):
     out = reference.crop_resize(x, tuple(size), crop=tuple(crop))
-    return out.contiguous(memory_format=_resample.memory_format(x))
+    return out.contiguous(memory_format=_memory_format(x))
 
 
 def _fake(x, crop, size):
-    return _resample.new_images(x, (*x.shape[:2], *size))
+    return _new_images(x, (*x.shape[:2], *size))
 
 
 def _setup_context(ctx, inputs, output):
@@ -82,11 +91,11 @@ def _backward_eager(grad, image_size, crop):
     shape = [*grad.shape[:2], h, w]
     cropped = torch.ops.aten._upsample_bilinear2d_aa_backward(wide, grad.shape[2:], shape, False)
     whole = F.pad(cropped.to(grad.dtype), (left, width - left - w, top, height - top - h))
-    return whole.contiguous(memory_format=_resample.memory_format(grad))
+    return whole.contiguous(memory_format=_memory_format(grad))
 
 
 def _backward_fake(grad, image_size, crop):
-    return _resample.new_images(grad, (*grad.shape[:2], *image_size))
+    return _new_images(grad, (*grad.shape[:2], *image_size))
 
 
 def _backward_setup_context(ctx, inputs, output):

@@ -48,7 +48,7 @@ def _eager(x, weights, table, permutation, mixing, padding_mode, adjoint):
     )
     if weights is not None:
         members = members * weights.t()[:, :, None, None, None]
-    return members.flatten(0, 1).to(x.dtype)
+    return members.flatten(0, 1).to(x.dtype).contiguous(memory_format=_resample.memory_format(x))
 
 
 def _fake(x, weights, table, permutation, mixing, padding_mode, adjoint):

@@ -17,9 +17,6 @@ from ..schemas import SCHEMAS
 #: The dispatch key of each device type that ops are registered for.
 KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
-#: The backends that have kernels for GPUs. Their outputs have the same strides.
-GPU = ("cuda", "triton")
-
 #: The fallback of every op: what runs where the chosen backend has no kernel for it.
 FALLBACKS: dict[str, Callable] = {}
 

@@ -23,12 +23,14 @@ from ..cases import (
     amid_nan,
     assert_near,
     assert_same,
+    assert_same_in_channels_last,
     every,
     exact_elements,
     few_problems,
     ids,
     is_exact,
     layout_of_resampled,
+    of_many_channels,
     problems,
     rand,
 )
@@ -174,6 +176,15 @@ def test_any_layout(representation, layout):
             plain = x.clone(memory_format=torch.contiguous_format)
             assert_same(out, act(plain, element.clone(), **options))
             assert_acts_alike(out, reference.act(x, element, **options), representation)
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+def test_channels_last_is_kept(representation, adjoint):
+    for seed, (x, group, padding_mode) in enumerate(of_many_channels(representation)):
+        args = ids(group, 2, seed), *action(group, representation, padding_mode, adjoint)
+        assert_same_in_channels_last(lambda x, args=args: call("act", x, *args)[0], x)
 
 
 @pytest.mark.sanitized

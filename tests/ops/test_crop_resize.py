@@ -94,7 +94,8 @@ def test_crop_resize_is_the_reference_in_a_wider_type(problem, dtype, layout, ba
     image, crop, size = problem
     x = LAYOUTS[layout](rand(batch, channels, *image, dtype=dtype))
     out = crop_resize(x, size, crop=crop)
-    assert out.dtype == dtype and out.is_contiguous(memory_format=layout_of_resampled(x))
+    layout = torch.contiguous_format if DEVICE.type == "cpu" else layout_of_resampled(x)
+    assert out.dtype == dtype and out.is_contiguous(memory_format=layout)
     assert_near(out, reference.crop_resize(x.double(), size, crop=crop))
 
 

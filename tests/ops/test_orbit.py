@@ -21,10 +21,12 @@ from ..cases import (
     amid_nan,
     assert_near,
     assert_same,
+    assert_same_in_channels_last,
     exact_elements,
     few_problems,
     ids,
     layout_of_resampled,
+    of_many_channels,
     problems,
     product_or_turns,
     rand,
@@ -117,6 +119,23 @@ def test_many_channels_in_either_format(channels):
     for memory_format in (torch.contiguous_format, torch.channels_last):
         x = rand(1, channels, 5, 5).contiguous(memory_format=memory_format)
         assert_same(orbit(x, "C8"), reference.orbit(x, "C8"))
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_channels_last_is_kept(adjoint):
+    for i, (x, group, padding_mode) in enumerate(of_many_channels()):
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        weights = rand(2, group.order, dtype=wide) if i % 2 else None
+        args = weights, *action(group, "trivial", padding_mode, adjoint)
+        assert_same_in_channels_last(lambda x, args=args: call("orbit", x, *args)[0], x)
+
+
+@pytest.mark.parametrize("group", by_backend(KINDS, [as_group("C8")]), ids=str)
+def test_a_gradient_has_the_memory_format_of_the_upstream_gradient(group):
+    x = rand(2, 3, 5, 5).requires_grad_()
+    out = orbit(x, group)
+    assert_same_in_channels_last(lambda upstream: torch.autograd.grad(out, x, upstream, True)[0], rand(*out.shape))
 
 
 @pytest.mark.parametrize("dtype", by_backend([torch.float32, torch.bfloat16], [torch.bfloat16]), ids=str)

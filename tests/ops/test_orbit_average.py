@@ -19,7 +19,9 @@ from ..cases import (
     action,
     assert_near,
     assert_same,
+    assert_same_in_channels_last,
     few_problems,
+    of_many_channels,
     problems,
     rand,
 )
@@ -115,6 +117,19 @@ def test_any_layout(layout):
             weights = rand(group.order, 3, dtype=dtype).t()
             expected = orbit_average(y.clone(memory_format=torch.contiguous_format), weights.clone(), group=group)
             assert_same(orbit_average(y, weights, group=group), expected)
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+def test_channels_last_is_kept(representation, adjoint):
+    """Where all elements share the images, and where each has its own."""
+    for i, (x, group, padding_mode) in enumerate(of_many_channels(representation)):
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        weights = rand(2, group.order, dtype=wide) if i % 3 else None
+        args = weights, *action(group, representation, padding_mode, adjoint)
+        y = rand(group.order, *x.shape, dtype=x.dtype) if i % 2 else x
+        assert_same_in_channels_last(lambda y, args=args: call("orbit_average", y, *args)[0], y)
 
 
 @pytest.mark.sanitized

@@ -7,32 +7,44 @@
 namespace equifast::cpu {
 namespace {
 
-// out = the transposed interpolation of `plane`; with `add`, out is increased by it. Both have `pixels` values.
+// out = the transposed interpolation of `plane`; with `add`, out is increased by it. Both have `pixels` pixels of C
+// neighbouring channels.
 template <class A>
-void gather(const Footprint& f, const A* plane, int64_t pixels, A* out, bool add) {
+void gather(const Footprint& f, const A* plane, int64_t pixels, int64_t C, A* out, bool add) {
   const A* weight = static_cast<const A*>(f.weight);
   for (int64_t s = 0; s < pixels; ++s) {
+    if (C > 1) {
+      A* sums = out + s * C;
+      if (!add) std::memset(sums, 0, C * sizeof(A));
+      for (int64_t k = f.start[s]; k < f.start[s + 1]; ++k) {
+        const A* pixel = plane + f.index[k] * C;
+#pragma GCC ivdep
+        for (int64_t c = 0; c < C; ++c) sums[c] += weight[k] * pixel[c];
+      }
+      continue;
+    }
     A sum = add ? out[s] : A(0);
     for (int64_t k = f.start[s]; k < f.start[s + 1]; ++k) sum += weight[k] * plane[f.index[k]];
     out[s] = sum;
   }
 }
 
-// Writes the transpose of element e for one image, times the weight if there is one, to contiguous pixels at out.
+// Writes the transpose of element e for one image, times the weight if there is one, as Resampler::write does.
 template <class T>
 void write_adjoint(const Resample& r, Resampler<T>& resampler, Buffer<Acc<T>>& scratch, const Images& in, const Site& s,
                    int64_t e, const Acc<T>* weight, T* out) {
   if (r.base[e] < 0) return resampler.write(in, s, e, 0, r.H, weight, out);
   const int64_t plane = resampler.plane();
-  scratch.resize((s.count + 1) * plane);
+  scratch.resize((resampler.parts(s) + 1) * plane);
   for (int64_t i = 0; i < r.H; i += kBand) {
-    const int64_t stop = smaller(i + kBand, r.H), n = (stop - i) * r.W;
+    const int64_t stop = smaller(i + kBand, r.H), n = (stop - i) * resampler.row_values();
     const Acc<T>* rows = resampler.band(in, s, e, i, stop);
-    for (int64_t c = 0; c < s.count; ++c) std::memcpy(&scratch[c * plane + i * r.W], rows + c * n, n * sizeof(Acc<T>));
+    for (int64_t c = 0; c < resampler.parts(s); ++c)
+      std::memcpy(&scratch[c * plane + i * resampler.row_values()], rows + c * n, n * sizeof(Acc<T>));
   }
-  Acc<T>* moved = &scratch[s.count * plane];
-  for (int64_t c = 0; c < s.count; ++c) {
-    gather(r.footprints[r.base[e]], &scratch[c * plane], plane, moved, false);
+  Acc<T>* moved = &scratch[resampler.parts(s) * plane];
+  for (int64_t c = 0; c < resampler.parts(s); ++c) {
+    gather(r.footprints[r.base[e]], &scratch[c * plane], r.H * r.W, r.interleaved, moved, false);
     if (weight)
       for (int64_t k = 0; k < plane; ++k) moved[k] *= *weight;
     narrow_row(moved, out + c * plane, plane);

@@ -30,6 +30,42 @@ inline void load_pairs(const half* source, __m512i at, __m512& first, __m512& se
 }
 #endif
 
+// A vector of K values.
+template <class T, int K>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(K * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+
+// out = K neighbours, in the accumulate type.
+template <int K, class T>
+inline void load_vector(const T* from, typename VectorOf<Acc<T>, K>::type& out) {
+  using Vector = typename VectorOf<Acc<T>, K>::type;
+  if constexpr (__is_same(T, Acc<T>)) {
+    out = *reinterpret_cast<const Vector*>(from);
+#ifdef __AVX2__
+  } else if constexpr (__is_same(T, bfloat16) && K == 4) {
+    // GCC makes several instructions of the conversion below.
+    const __m128i bits = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+    out = reinterpret_cast<Vector>(_mm_slli_epi32(bits, 16));
+#endif
+  } else if constexpr (__is_same(T, bfloat16)) {
+    const auto bits = *reinterpret_cast<const typename VectorOf<uint16_t, K>::type*>(from);
+    out = reinterpret_cast<Vector>(__builtin_convertvector(bits, typename VectorOf<uint32_t, K>::type) << 16);
+#ifdef __F16C__
+  } else if constexpr (K == 4) {
+    out = reinterpret_cast<Vector>(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+  } else if constexpr (K == 8) {
+    out = reinterpret_cast<Vector>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#endif
+#ifdef __AVX512F__
+  } else if constexpr (K == 16) {
+    out = reinterpret_cast<Vector>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#endif
+  } else {
+    for (int k = 0; k < K; ++k) out[k] = widen(from[k]);
+  }
+}
+
 // A is the accumulate type of the pixels. The weights are rounded to it.
 template <class A>
 class Interpolator {
@@ -85,6 +121,20 @@ class Interpolator {
     }
   }
 
+  // As above where C channels lie side by side in a pixel, at least two, and pixels are `step` apart: writes (W, C) to
+  // out.
+  template <class T>
+  void apply_pixels(const T* source, int64_t stride, int64_t step, int64_t C, A* out) const {
+    constexpr int kWidest = kVectorBytes / static_cast<int>(sizeof(A));
+    if constexpr (kWidest >= 16)
+      if (C >= 16) return apply_vectors<16>(source, stride, step, C, out);
+    if constexpr (kWidest >= 8)
+      if (C >= 8) return apply_vectors<8>(source, stride, step, C, out);
+    if (C >= 4) apply_vectors<4>(source, stride, step, C, out);
+    else if (C == 3) apply_few<3>(source, stride, step, out);
+    else apply_few<2>(source, stride, step, out);
+  }
+
   // Calls visit(output column, source index in a contiguous plane, weight) for every corner of that row whose weight is
   // not zero.
   template <class Visit>
@@ -98,6 +148,58 @@ class Interpolator {
   }
 
  private:
+  // Interpolates channels [c, c + K) of one pixel: p is its first neighbour.
+  template <int K, class T>
+  static inline void sum_vector(const T* p, int64_t right, int64_t below, A w00, A w01, A w10, A w11, A* out) {
+    using V = typename VectorOf<A, K>::type;
+    V v00, v01, v10, v11;
+    load_vector<K>(p, v00);
+    load_vector<K>(p + right, v01);
+    load_vector<K>(p + below, v10);
+    load_vector<K>(p + (below + right), v11);
+    *reinterpret_cast<V*>(out) = (v00 * w00 + v11 * w11) + (v01 * w01 + v10 * w10);
+  }
+
+  // Sums K channels at a time, of at least K. The last vector of a pixel moves back to fit.
+  template <int K, class T>
+  void apply_vectors(const T* source, int64_t stride, int64_t step, int64_t C, A* out) const {
+    const int32_t *x0 = first_.data(), *y0 = x0 + W_;
+    const A *w00 = weight_.data(), *w01 = w00 + W_, *w10 = w01 + W_, *w11 = w10 + W_;
+    const int64_t right = W_ > 1 ? step : 0, below = H_ > 1 ? stride : 0;
+    for (int64_t j = 0; j < W_; ++j, out += C) {
+      const T* p = source + y0[j] * stride + x0[j] * step;
+      for (int64_t k = 0; k < C; k += K) {
+        const int64_t c = smaller(k, C - K);
+        sum_vector<K>(p + c, right, below, w00[j], w01[j], w10[j], w11[j], out + c);
+      }
+    }
+  }
+
+  // Sums all of up to three channels together. A vector of four reads and writes beyond its pixel, as long as that is
+  // within the image and the row of the output, whose next pixels are written later.
+  template <int C, class T>
+  void apply_few(const T* source, int64_t stride, int64_t step, A* out) const {
+    constexpr int K = 4;
+    const int32_t *x0 = first_.data(), *y0 = x0 + W_;
+    const A *w00 = weight_.data(), *w01 = w00 + W_, *w10 = w01 + W_, *w11 = w10 + W_;
+    const int64_t right = W_ > 1 ? step : 0, below = H_ > 1 ? stride : 0;
+    const T* last = source + (H_ - 1) * stride + (W_ - 1) * step + (C - K) - below - right;
+    const int64_t vectors = W_ - (K - 1) / C;
+    int64_t j = 0;
+    const auto pixel = [&] {
+      const T* p = source + y0[j] * stride + x0[j] * step;
+      for (int64_t c = 0; c < C; ++c)
+        out[j * C + c] = (widen(p[c]) * w00[j] + widen(p[c + below + right]) * w11[j]) +
+                         (widen(p[c + right]) * w01[j] + widen(p[c + below]) * w10[j]);
+    };
+    for (; j < vectors; ++j) {
+      const T* p = source + y0[j] * stride + x0[j] * step;
+      if (p > last) pixel();
+      else sum_vector<K>(p, right, below, w00[j], w01[j], w10[j], w11[j], out + j * C);
+    }
+    for (; j < W_; ++j) pixel();
+  }
+
   template <bool kBorder>
   void fill(int64_t i) {
     const double dy = i - (H_ - 1) / 2.0;

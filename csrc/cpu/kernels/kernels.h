@@ -16,11 +16,11 @@ namespace equifast::cpu {
 // Channels that one task handles together at most: they share the positions of their pixels.
 constexpr int64_t kChannelBlock = 4;
 
-// Images (E, B, C, H, W), or (B, C, H, W) where all elements share them, with e = 0. The pixels of a row are
-// neighbours.
+// Images (E, B, C, H, W), or (B, C, H, W) where all elements share them, with e = 0. Either the columns of a row or the
+// channels of a pixel are neighbours.
 struct Images {
   const void* data;
-  int64_t e, b, c, h;  // strides in pixels
+  int64_t e, b, c, h, w;  // strides in values
 };
 
 // The transposed interpolation as a sparse matrix. For output y, source pixel s gets the sum of weight[k]·y[index[k]]
@@ -45,7 +45,8 @@ struct Resample {
   int64_t permutation_size;     // how many channels an element permutes among themselves
   const double* mixing;         // (E, 2, 2), or null
   bool border;
-  int64_t channel_block;  // channels that a task handles together; even where pairs of them mix
+  int64_t interleaved;    // how many channels lie side by side in images that are read and written: 1 or C
+  int64_t channel_block;  // channels that a task handles together; even where pairs of them mix, C if interleaved
   int64_t row_runs;       // orbit, act: into how many runs of rows a task's image is cut
   bool all_elements;      // orbit: a task makes every element of its image
   bool reuse_bases;       // all elements read one image: interpolate each distinct base once
@@ -60,7 +61,7 @@ struct ResampleArgs {
   Images second;           // orbit_inner: the second operand
   const void* weights;     // (B, E) in the accumulate type, or null
   const int64_t* element;  // act: (B,)
-  void* out;               // contiguous pixels; orbit_inner: (B, C, E) partial sums in double
+  void* out;               // contiguous, or channels_last if interleaved; orbit_inner: (B, C, E) partial sums in double
 };
 
 struct AngleArgs {
@@ -113,8 +114,7 @@ struct FollowingConv2d {
 // In float32. A task handles all channels of an image together.
 struct OrbitConv2dArgs {
   Resample resample;
-  Images in;
-  int64_t in_w;  // the step along a row of `in`, whose pixels need not be neighbours here
+  Images in;  // may lie in any way
   Conv2d conv;
   int64_t padding_h, padding_w;
   const FollowingConv2d* following;  // the layers after the first

@@ -13,7 +13,7 @@ class Members {
   explicit Members(const OrbitConv2dArgs& a)
       : a_(a),
         resampler_(a.resample, false),
-        image_(a.in_w != 1 ? image_size() : 0),
+        image_(a.in.w != 1 ? image_size() : 0),
         member_(image_size()),
         frame_(padded() ? frame_size() : 0) {
     if (padded()) std::memset(frame_.data(), 0, frame_size() * sizeof(T));
@@ -25,7 +25,7 @@ class Members {
     b_ = b;
     in_ = a_.in;
     site_ = site_of(a_.resample, 0, b, 0);
-    if (a_.in_w != 1) gather();
+    if (a_.in.w != 1) gather();
     if (a_.resample.reuse_bases) resampler_.prepare(in_, site_);
   }
 
@@ -61,9 +61,9 @@ class Members {
     for (int64_t c = 0; c < r.C; ++c)
       for (int64_t i = 0; i < r.H; ++i, to += r.W) {
         const T* from = image + c * in_.c + i * in_.h;
-        for (int64_t j = 0; j < r.W; ++j) to[j] = from[j * a_.in_w];
+        for (int64_t j = 0; j < r.W; ++j) to[j] = from[j * a_.in.w];
       }
-    in_ = {image_.data(), 0, 0, r.H * r.W, r.W};
+    in_ = {image_.data(), 0, 0, r.H * r.W, r.W, 1};
   }
 
   const OrbitConv2dArgs& a_;

@@ -25,14 +25,6 @@ struct BitsOf<8> {
   using type = uint64_t;
 };
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-
 // Stores that go around the cache: a line that is written whole is not read before. That is twice as fast where memory
 // is the limit (orbit of D4, 64×3×96×96), and only where the lines of a row are whole vectors.
 #ifdef __AVX512F__
@@ -75,6 +67,17 @@ inline void store_row(const T* from, T* to, int64_t n) {
 #else
 inline void finish_lines() {}
 #endif
+
+// Copies n pixels, around the cache if the instruction set can.
+template <class Pixel>
+void copy_around(const Pixel* from, Pixel* to, int64_t n) {
+#ifdef __AVX512F__
+  using T = typename BitsOf<sizeof(Pixel)>::type;
+  store_row<false>(reinterpret_cast<const T*>(from), reinterpret_cast<T*>(to), n);
+#else
+  std::memcpy(to, from, n * sizeof(Pixel));
+#endif
+}
 
 // A K × K tile in K vectors. It is transposed in log2(K) rounds, each of which exchanges blocks across the diagonal.
 template <class T>

@@ -19,6 +19,14 @@
 namespace equifast::cpu {
 namespace {
 
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
 struct bfloat16 {
   uint16_t bits;
 };

@@ -12,13 +12,14 @@ Tensor act(Tensor x, Tensor element, std::vector<double> table, std::vector<int6
   check_one_batch(x, "x");
   const auto sizes = image_sizes(x, "x");
   check_ids(element, sizes[0]);
-  ResamplePlan plan(x, "x", sizes, table, permutation, mixing, padding_mode, {.adjoint = adjoint, .by_rows = !adjoint});
+  ResamplePlan plan(x, "x", sizes, table, permutation, mixing, padding_mode,
+                    {.adjoint = adjoint, .by_rows = !adjoint, .keeps_format = true});
   Resample& r = plan.resample;
-  Tensor out = new_images(x, r.B, sizes);
+  Tensor out = plan.new_outputs(x, r.B);
   if (out.numel() == 0) return out;
-  const Tensor dense = with_dense_rows(x), ids = checked_ids(element, r.order);
+  const Tensor dense = plan.readable(x), ids = checked_ids(element, r.order);
   const int64_t images = r.B * r.channel_blocks();
-  if (!adjoint) r.row_runs = row_runs(images, r.H);
+  if (!adjoint) r.row_runs = row_runs(images, r);
   const ResampleArgs args = {.resample = r,
                              .in = images_of(dense),
                              .second = {},

@@ -12,12 +12,12 @@ Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table,
   check_one_batch(x, "x");
   const auto sizes = image_sizes(x, "x");
   ResamplePlan plan(x, "x", sizes, table, permutation, mixing, padding_mode,
-                    {.adjoint = adjoint, .shared = true, .by_rows = !adjoint});
+                    {.adjoint = adjoint, .shared = true, .by_rows = !adjoint, .keeps_format = true});
   Resample& r = plan.resample;
-  Tensor out = new_images(x, r.order * r.B, sizes);
+  Tensor out = plan.new_outputs(x, r.order * r.B);
   if (out.numel() == 0) return out;
   r.around_cache = pays_around_cache(out);
-  const Tensor dense = with_dense_rows(x);
+  const Tensor dense = plan.readable(x);
   const auto scale = dense_weights(weights, x, r.B, r.order);
   const int64_t images = r.B * r.channel_blocks();
   if (!adjoint) {
@@ -25,7 +25,7 @@ Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table,
     // element and each run of rows is a task.
     r.all_elements = one_task_an_image(images);
     r.reuse_bases = r.reuse_bases && r.all_elements;
-    if (!r.all_elements) r.row_runs = row_runs(images * r.order, r.H);
+    if (!r.all_elements) r.row_runs = row_runs(images * r.order, r);
   }
   const ResampleArgs args = {.resample = r,
                              .in = images_of(dense),

@@ -12,12 +12,12 @@ Tensor orbit_average(Tensor y, std::optional<Tensor> weights, std::vector<double
                      bool adjoint) {
   const auto sizes = image_sizes(y, "y");
   const ResamplePlan plan(y, "y", sizes, table, permutation, mixing, padding_mode,
-                          {.adjoint = adjoint, .shared = y.dim() == 4});
+                          {.adjoint = adjoint, .shared = y.dim() == 4, .keeps_format = true});
   const Resample& r = plan.resample;
   check_elements(y, r.order, "y");
-  Tensor out = new_images(y, r.B, sizes);
+  Tensor out = plan.new_outputs(y, r.B);
   if (out.numel() == 0) return out;
-  const Tensor dense = with_dense_rows(y);
+  const Tensor dense = plan.readable(y);
   const auto scale = dense_weights(weights, y, r.B, r.order);
   const ResampleArgs args = {.resample = r,
                              .in = images_of(dense),

@@ -126,7 +126,6 @@ OrbitConv2dArgs arguments(const Tensor& x, const Resample& resample, int64_t out
   args.resample = resample;
   args.resample.channel_block = resample.C;
   args.in = images_of(x);
-  args.in_w = x.stride(-1);
   args.padding_h = rows.padding;
   args.padding_w = columns.padding;
   args.conv = convolution(resample.C, out_channels, windows, channels_last);

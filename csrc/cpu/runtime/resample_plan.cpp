@@ -14,12 +14,20 @@ Tensor with_dense_rows(const Tensor& t) {
   return t.stride(-1) == 1 || t.size(-1) <= 1 ? t : torch::stable::contiguous(t);
 }
 
-Images images_of(const Tensor& t) {
-  return {t.const_data_ptr(), t.dim() == 5 ? t.stride(0) : 0, t.stride(-4), t.stride(-3), t.stride(-2)};
+Tensor with_dense_pixels(const Tensor& t) {
+  using torch::stable::transpose;
+  if (t.stride(-3) == 1) return t;
+  const Tensor pixels = transpose(transpose(t, -3, -2), -2, -1);  // (…, H, W, C)
+  return transpose(transpose(torch::stable::contiguous(pixels), -2, -1), -3, -2);
 }
 
-Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4>& sizes) {
-  Tensor out = empty(like, {batch, sizes[1], sizes[2], sizes[3]});
+Images images_of(const Tensor& t) {
+  return {t.const_data_ptr(), t.dim() == 5 ? t.stride(0) : 0, t.stride(-4), t.stride(-3), t.stride(-2), t.stride(-1)};
+}
+
+Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4>& sizes, bool channels_last) {
+  Tensor out = torch::stable::empty({{batch, sizes[1], sizes[2], sizes[3]}}, like.scalar_type(), std::nullopt,
+                                    like.device(), std::nullopt, memory_format(channels_last));
   use_huge_pages(out);
   return out;
 }
@@ -91,6 +99,7 @@ ResamplePlan::ResamplePlan(const Tensor& images, const char* name, const std::ar
               .permutation_size = table_.permutation_size,
               .mixing = table_.mixing.empty() ? nullptr : table_.mixing.data(),
               .border = table_.border,
+              .interleaved = 1,
               .channel_block = std::min<int64_t>(C, kChannelBlock),
               .row_runs = 1,
               .all_elements = false,
@@ -103,7 +112,20 @@ ResamplePlan::ResamplePlan(const Tensor& images, const char* name, const std::ar
   const int64_t exact = std::count(base_of_element_.begin(), base_of_element_.end(), -1);
   const bool bases_repeat = resample.order - exact > resample.bases;
   resample.reuse_bases = options.shared && !resample.permutation && bases_repeat;
+  channels_last_ = options.keeps_format && suggests_channels_last(images);
+  if (channels_last_) {
+    resample.interleaved = resample.channel_block = C;
+    resample.reuse_bases &= C <= kChannelBlock;
+  }
   if (options.adjoint) build_footprints();
+}
+
+Tensor ResamplePlan::readable(const Tensor& images) const {
+  return resample.interleaved > 1 ? with_dense_pixels(images) : with_dense_rows(images);
+}
+
+Tensor ResamplePlan::new_outputs(const Tensor& images, int64_t batch) const {
+  return new_images(images, batch, {batch, resample.C, resample.H, resample.W}, channels_last_);
 }
 
 void ResamplePlan::list_bases() {

@@ -10,11 +10,14 @@ namespace equifast::cpu {
 // The tensor itself if the pixels of a row are neighbours in memory, else a contiguous copy.
 Tensor with_dense_rows(const Tensor& t);
 
+// The tensor itself if the channels of a pixel are neighbours in memory, else a copy in channels_last.
+Tensor with_dense_pixels(const Tensor& t);
+
 // The view of a tensor (B, C, H, W), which all elements share, or (E, B, C, H, W).
 Images images_of(const Tensor& t);
 
-// Uninitialized contiguous images (batch, C, H, W), for the {B, C, H, W} of others.
-Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4>& sizes);
+// Uninitialized images (batch, C, H, W), for the {B, C, H, W} of others: contiguous or channels_last.
+Tensor new_images(const Tensor& like, int64_t batch, const std::array<int64_t, 4>& sizes, bool channels_last = false);
 
 // Asks for huge pages under a large new tensor. Without them, most of the time of a copy goes to faults on small pages.
 void use_huge_pages(const Tensor& t);
@@ -38,9 +41,10 @@ Tensor sum_over_channels(const std::vector<double>& partial, const Tensor& image
 class ResamplePlan {
  public:
   struct Options {
-    bool adjoint = false;  // the transpose: needs footprints
-    bool shared = false;   // every element reads the same image
-    bool by_rows = false;  // a task may take some of an image's rows only
+    bool adjoint = false;       // the transpose: needs footprints
+    bool shared = false;        // every element reads the same image
+    bool by_rows = false;       // a task may take some of an image's rows only
+    bool keeps_format = false;  // channels_last images are read and written as they are
   };
 
   // images: (…, C, H, W), of which `sizes` are the last four.
@@ -50,6 +54,11 @@ class ResamplePlan {
   ResamplePlan(const ResamplePlan&) = delete;
   ResamplePlan& operator=(const ResamplePlan&) = delete;
 
+  // The images as the kernels read them, a copy if need be.
+  Tensor readable(const Tensor& images) const;
+  // Uninitialized outputs of these images, for `batch` of them.
+  Tensor new_outputs(const Tensor& images, int64_t batch) const;
+
   Resample resample;
 
  private:
@@ -57,6 +66,7 @@ class ResamplePlan {
   void build_footprints();
 
   ActionTable table_;
+  bool channels_last_;
   std::vector<Matrix> distinct_bases_;
   std::vector<int64_t> base_of_element_;
   std::vector<Footprint> footprints_;

@@ -16,10 +16,12 @@ constexpr int64_t kTasksPerThread = 4;
 // An image is cut into runs of at least this many rows: a task also has to be worth its start.
 constexpr int64_t kMinRowsPerTask = 64;
 
-// Into how many runs of rows to cut each image, where `images` tasks would leave threads idle.
-inline int64_t row_runs(int64_t images, int64_t height) {
-  return std::clamp<int64_t>(kTasksPerThread * thread_count() / images, 1,
-                             std::max<int64_t>(height / kMinRowsPerTask, 1));
+// Into how many runs of rows to cut each image, where `images` tasks would leave threads idle. A row of interleaved
+// channels counts as one for each block of channels.
+inline int64_t row_runs(int64_t images, const Resample& r) {
+  const int64_t rows = r.H * ((r.interleaved + kChannelBlock - 1) / kChannelBlock);
+  const int64_t most = std::min(std::max<int64_t>(rows / kMinRowsPerTask, 1), r.H);
+  return std::clamp<int64_t>(kTasksPerThread * thread_count() / images, 1, most);
 }
 
 // Whether there are enough images that each may be one task, however many elements it has.

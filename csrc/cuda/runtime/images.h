@@ -27,22 +27,10 @@ class OnDeviceOf {
 #endif
 };
 
-// Whether torch would suggest the memory format channels_last for images (…, C, H, W): the strides ascend from channels
-// to columns to rows.
-inline bool suggests_channels_last(const Tensor& t) {
-  if (t.is_contiguous() || t.stride(-3) == 0) return false;
-  int64_t smallest = 0;
-  for (const int axis : {-3, -1, -2, -4}) {
-    if (t.size(axis) == 0 || t.stride(axis) < smallest || (axis == -4 && smallest == t.stride(-3))) return false;
-    smallest = t.stride(axis) * t.size(axis);
-  }
-  return true;
-}
-
 // Uninitialized images (B, C, H, W) of the dtype of `like`.
 inline Tensor new_images(const Tensor& like, const std::array<int64_t, 4>& sizes, bool channels_last) {
   return torch::stable::empty({sizes.data(), 4}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+                              memory_format(channels_last));
 }
 
 }  // namespace equifast::cuda
