@@ -154,7 +154,7 @@ struct LayerOptions {
                         activations.size() == n && strides.size() == 2 * n && paddings.size() == 2 * n &&
                         dilations.size() == 2 * n,
                     "weights: expected as many as there are other options of layers");
-    STD_TORCH_CHECK(n == 1 && !norms[0] || !is_bfloat16(x), "weights: expected one layer without norm in bfloat16");
+    STD_TORCH_CHECK((n == 1 && !norms[0]) || !is_bfloat16(x), "weights: expected one layer without norm in bfloat16");
     check_weight(weights[0], x);
     for (size_t l = 0; l < n; ++l) {
       STD_TORCH_CHECK(weights[l].dim() == 4 && (l == 0 || weights[l].size(1) == weights[l - 1].size(0)),
