@@ -91,10 +91,10 @@ def test_orbit_conv2d_never_holds_the_orbit(channels, dtype):
     # A few chunks, and what the convolution library makes of each: it pads channels to whole vectors.
     budget = 13 * CHUNK
     assert orbit_bytes > 4 * budget
-    out, extra = peak(forward)
-    assert extra - out.nbytes < budget
-    _, extra = peak(lambda: backward(out))
-    assert extra - x.nbytes < budget
+    # What malloc wastes differs from call to call. An orbit would show in each: its memory is mapped anew.
+    out = forward()
+    assert min(peak(forward)[1] for _ in range(3)) - out.nbytes < budget
+    assert min(peak(lambda: backward(forward()))[1] for _ in range(3)) - x.nbytes - out.nbytes < budget
 
 
 def saved_by(function, leaves):

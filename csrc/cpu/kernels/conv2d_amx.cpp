@@ -116,6 +116,15 @@ __attribute__((target("amx-tile,amx-bf16"))) void sum_tiles(const Conv2dTiles& t
   if (n > 2) _tile_stored(2, row + third * kBlock, kStep);
 }
 
+// Rounds n blocks of sums. Subnormal numbers become zero, as they are to tiles.
+__attribute__((target("avx512bf16"))) void narrow_blocks(const float* sums, int64_t n, uint16_t* out) {
+  static_assert(kBlock == 16);
+  for (int64_t k = 0; k < n * kBlock; k += kBlock) {
+    const __m256bh narrow = _mm512_cvtneps_pbh(_mm512_load_ps(sums + k));
+    std::memcpy(out + k, &narrow, sizeof narrow);
+  }
+}
+
 // Copies row i of outputs, (W', kBlock), to its place in the first `channels` planes at `out`.
 void store_planes(const Conv2d& k, const uint16_t* row, int64_t channels, int64_t i, uint16_t* out) {
   using T = Tile<uint16_t>;
@@ -149,7 +158,7 @@ void convolve_row(const Conv2dTiles& t, int64_t i, int64_t tiles, int64_t pixels
     activate(k.activation, reinterpret_cast<Vector*>(scratch.row), k.out_w * kLanes);
     const bool whole = k.channels_last && k.out_channels == kBlock;
     uint16_t* narrow = whole ? out + i * k.out_w * kBlock : scratch.narrow;
-    narrow_row(scratch.row, reinterpret_cast<bfloat16*>(narrow), k.out_w * kBlock);
+    narrow_blocks(scratch.row, k.out_w, narrow);
     if (whole) continue;
     if (!k.channels_last) {
       store_planes(k, narrow, channels, i, out + first * k.out_h * k.out_w);

@@ -63,11 +63,16 @@ std::vector<float> packed(const Tensor& weight, const std::vector<double>& scale
   return out;
 }
 
+// A row of a tile of weights, (kBlock, 2). It is a cache line, so that no row crosses two.
+struct alignas(64) TileRow {
+  uint16_t values[2 * kBlock];
+};
+
 // Copies a bfloat16 weight (C_out, C, kernel_h, kernel_w) to the tiles of AMX.
-std::vector<uint16_t> packed_tiles(const Tensor& weight, const Conv2d& k) {
+std::vector<TileRow> packed_tiles(const Tensor& weight, const Conv2d& k) {
   const Conv2dTiles tiles = {k, nullptr, 0, 0};
   const int64_t pixel = pixel_values(k.C), run = tiles.run_pixels();
-  std::vector<uint16_t> out(k.blocks() * tiles.block_values(), 0);
+  std::vector<TileRow> out(k.blocks() * tiles.block_values() / (2 * kBlock), TileRow{});
   const Tensor dense = torch::stable::contiguous(weight);
   const auto* in = static_cast<const uint16_t*>(dense.const_data_ptr());
   for (int64_t o = 0; o < k.out_channels; ++o)
@@ -75,7 +80,7 @@ std::vector<uint16_t> packed_tiles(const Tensor& weight, const Conv2d& k) {
       for (int64_t i = 0; i < k.kernel_h; ++i)
         for (int64_t j = 0; j < k.kernel_w; ++j) {
           const int64_t tile = (o / kBlock * k.kernel_h + i) * tiles.runs() + j / run, value = j % run * pixel + c;
-          out[((tile * kRun / 2 + value / 2) * kBlock + o % kBlock) * 2 + value % 2] = *in++;
+          out[tile * kRun / 2 + value / 2].values[o % kBlock * 2 + value % 2] = *in++;
         }
   return out;
 }
@@ -257,9 +262,9 @@ Tensor orbit_conv2d_direct(Tensor x, std::vector<Tensor> weights, std::vector<st
   r.reuse_bases = r.reuse_bases && r.all_elements;
   const int64_t tasks = (r.all_elements ? 1 : r.order) * r.B;
   if (is_bfloat16(x)) {
-    std::vector<uint16_t> tiles;
+    std::vector<TileRow> tiles;
     if (best_isa() == Isa::amx && args.conv.C <= kTileChannels) tiles = packed_tiles(weights[0], args.conv);
-    run(cpu_kernels().orbit_conv2d_bfloat16, {args, tiles.empty() ? nullptr : tiles.data(), out.mutable_data_ptr()},
+    run(cpu_kernels().orbit_conv2d_bfloat16, {args, tiles.empty() ? nullptr : tiles[0].values, out.mutable_data_ptr()},
         tasks);
   } else {
     args.out = static_cast<float*>(out.mutable_data_ptr());

@@ -32,7 +32,8 @@ namespace detail {
 inline bool may_use_amx() {
 #ifdef EQUIFAST_HAS_AMX
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return __builtin_cpu_supports("amx-bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  const bool there = __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16");
+  return there && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif
