@@ -134,7 +134,7 @@ def test_cpu_library_is_portable(native_wheel):
 @pytest.mark.skipif("avx2" not in native.build_info().get("isas", ()), reason="one variant only")
 def test_shared_code_runs_on_every_cpu(native_wheel):
     """AVX instructions only in functions of an AVX variant or private to one source file, never in one that
-    the linker may have shared among variants."""
+    the linker may have shared among variants. Copies that GCC specialises for constants are private."""
     library = native_wheel[2] / "equifast/_cpu.so"
     leaks, seen, function = set(), 0, ""
     for line in run(["objdump", "--disassemble", "--no-show-raw-insn", library]).stdout.splitlines():
@@ -142,7 +142,7 @@ def test_shared_code_runs_on_every_cpu(native_wheel):
             function = line.split("<")[1]
         elif "%ymm" in line or "%zmm" in line or "\tv" in line:
             seen += 1
-            if not any(owner in function for owner in ("_GLOBAL__N_", "4avx2", "6avx512")):
+            if not any(owner in function for owner in ("_GLOBAL__N_", "4avx2", "6avx512", ".constprop.")):
                 leaks.add(function)
     assert seen and not leaks
 

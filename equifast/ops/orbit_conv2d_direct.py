@@ -87,10 +87,10 @@ def _eager(
     y = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
     sizes = zip(*(_parts(pairs, 2) for pairs in (strides, paddings, dilations)), strict=True)
     for layer in zip(weights, biases, sizes, _parts(norms, 4), eps, activations, strict=True):
-        weight, bias, options, (mean, var, gain, offset), floor, activation = layer
+        weight, bias, options, (mean, var, gain, offset), epsilon, activation = layer
         y = F.conv2d(y, weight, bias, *options)
         if mean is not None:
-            y = F.batch_norm(y, mean, var, gain, offset, False, 0.0, floor)
+            y = F.batch_norm(y, mean, var, gain, offset, False, 0.0, epsilon)
         y = ACTIVATIONS[activation](y)
     return y.contiguous(memory_format=_memory_format(channels_last))
 
