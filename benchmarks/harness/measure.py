@@ -1,6 +1,10 @@
 """How everything is timed: contenders take turns within each round, on fresh inputs, after their outputs were compared.
 
 A contender that can't run, or computes something else, gets its reason in place of a time.
+
+On a CPU each turn begins with a call that isn't timed. In a loop, which is what is measured, a call finds the memory
+that the call before it gave back. After seconds of other contenders the first call doesn't: the system, or the host of a
+virtual machine, has taken that memory away, and maps it anew page by page.
 """
 
 from __future__ import annotations
@@ -173,7 +177,7 @@ def run(case: Case, options: Options) -> Timings:
         turns.rotate(-round_)
         for name in turns:
             try:
-                taken = _time(case.clock, partial(binds[name][1], *inputs), repeats[name], options.device)
+                taken = _time(case.clock, partial(binds[name][1], *inputs), repeats[name], options)
             except Exception as error:
                 result.errors[name] = reason(error)
             else:
@@ -182,10 +186,14 @@ def run(case: Case, options: Options) -> Timings:
     return result
 
 
-def _time(clock: str, make: Callable[[], Thunk], repeats: int, device: torch.device) -> float:
-    if device.type != "cuda" or clock == "stream":
-        return time_ms(make(), repeats, device)
-    return (graph_ms if clock == "graph" else host_ms)(make, repeats, device)
+def _time(clock: str, make: Callable[[], Thunk], repeats: int, options: Options) -> float:
+    device = options.device
+    if device.type == "cuda" and clock != "stream":
+        return (graph_ms if clock == "graph" else host_ms)(make, repeats, device)
+    thunk = make()
+    if device.type == "cpu" and not options.dry:
+        thunk()
+    return time_ms(thunk, repeats, device)
 
 
 def graph_ms(make: Callable[[], Thunk], repeats: int, device: torch.device) -> float:

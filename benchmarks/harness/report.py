@@ -29,8 +29,9 @@ INTRODUCTION = """# Benchmarks
 
 Written by `python -m benchmarks` (`make bench`); edits here will be lost. Every ratio comes from one run: in each
 round the contenders take turns on the same fresh random inputs; the figure is the median over rounds, with
-quartiles in brackets. A contender whose output isn't that of `eager` gets no time. Ratios, not milliseconds, are
-what carries over to other machines.
+quartiles in brackets. A turn begins with a call that isn't timed, so that the memory of the calls before it is at hand,
+as in a loop. A contender whose output isn't that of `eager` gets no time. Ratios, not milliseconds, are what carries
+over to other machines.
 
 | contender | what it is |
 |---|---|
