@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import checks, ops
+from . import checks, lazy_orbit, ops
 from .choice import logits
 from .dtypes import accumulate_dtype
 from .groups import CyclicGroup, Group, as_group
@@ -97,9 +97,20 @@ def artifact_loss(
         vectors = vectors.transpose(0, 1).flatten(0, 1)
     where = x.device if generator is None else generator.device
     element = torch.randint(group.order, members.shape[:1], generator=generator, device=where).to(x.device)
-    there = ops.act(members, element, group=group, inverse=True, padding_mode=padding_mode)
-    back = ops.act(there, element, group=group, padding_mode=padding_mode)
-    again = network(back)
+    again = vectors_there_and_back(members, element, network, group, padding_mode)
     if again.shape != vectors.shape:
         raise ValueError(f"vectors: expected {tuple(again.shape)}, as network gives, got {tuple(vectors.shape)}")
     return F.mse_loss(again, vectors)
+
+
+def vectors_there_and_back(
+    members: Tensor, element: Tensor, network: Callable[[Tensor], Tensor], group: Group, padding_mode: str
+) -> Tensor:
+    """``network(act(act(members, element, inverse=True), element))``.
+
+    The rows go to the network as an orbit under the trivial group, so its first layer runs the kernel that it runs on
+    the orbit.
+    """
+    there = ops.act(members, element, group=group, inverse=True, padding_mode=padding_mode)
+    back = ops.act(there, element, group=group, padding_mode=padding_mode)
+    return lazy_orbit.run(network, back, CyclicGroup(1), padding_mode)

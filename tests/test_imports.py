@@ -30,7 +30,7 @@ ARROWS = {
     "ops": "backends checks choice dtypes geometry groups kernels layers reference representations schemas",
     "scores": "checks dtypes",
     "preprocess": "checks groups reference",
-    "losses": "checks choice dtypes groups ops",
+    "losses": "checks choice dtypes groups lazy_orbit ops",
     "estimators": "choice dtypes groups ops",
     "targets": "checks dtypes geometry groups ops",
     "canonical_form": "checks groups losses ops targets",

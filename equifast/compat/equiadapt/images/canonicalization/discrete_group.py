@@ -18,8 +18,8 @@ from .....canonical_form import CanonicalForm
 from .....canonicalize import canonicalize
 from .....estimators import ESTIMATORS
 from .....groups import Group
-from .....losses import contrastive_loss
-from .....ops import act, crop_resize, orbit, select
+from .....losses import contrastive_loss, vectors_there_and_back
+from .....ops import crop_resize, orbit, select
 from .....targets import act_masks
 from ...common.basecanonicalization import DiscreteGroupCanonicalization
 from .._action import act_by_angle, element_of
@@ -325,9 +325,7 @@ class OptimizedGroupEquivariantImageCanonicalization(DiscreteGroupImageCanonical
         if rotations.permutes(*self._member_size(small)):
             return vectors
         members = self.group_augment(small)
-        turned = act(members, element, group=rotations, inverse=True, padding_mode=self.padding_mode)
-        returned = act(turned, element, group=rotations, padding_mode=self.padding_mode)
-        return self.canonicalization_network(returned)
+        return vectors_there_and_back(members, element, self.canonicalization_network, rotations, self.padding_mode)
 
     def _member_size(self, x: Tensor) -> tuple[int, int]:
         """The (height, width) of the members that the network sees: a square if ``resize_shape`` is one length."""
