@@ -3,8 +3,8 @@
 A contender that can't run, or computes something else, gets its reason in place of a time.
 
 On a CPU each turn begins with a call that isn't timed. In a loop, which is what is measured, a call finds the memory
-that the call before it gave back. After seconds of other contenders the first call doesn't: the system, or the host of a
-virtual machine, has taken that memory away, and maps it anew page by page.
+that the call before it gave back. After seconds of other contenders the first call doesn't: the system, or the host of
+a virtual machine, has taken that memory away, and maps it anew page by page.
 """
 
 from __future__ import annotations
