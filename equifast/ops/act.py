@@ -54,12 +54,16 @@ def act(
 
 
 def _eager(x, element, table, permutation, mixing, padding_mode, adjoint):
-    out = _resample.new_images(x, x.shape)
-    for e in element.unique().tolist():
-        images = (element == e).nonzero().squeeze(1)
-        resampled = _resample.resample(x[images], e, table, permutation, mixing, padding_mode, adjoint)
-        out[images] = resampled.to(x.dtype)
-    return out
+    if x.shape[0] == 0:
+        return _resample.new_images(x, x.shape)
+    chosen = element.unique().tolist()
+    images = [(element == e).nonzero().squeeze(1) for e in chosen]
+    parts = [
+        _resample.resample(x[of_e], e, table, permutation, mixing, padding_mode, adjoint)
+        for e, of_e in zip(chosen, images, strict=True)
+    ]
+    out = torch.cat(parts)[torch.cat(images).argsort()]
+    return out.to(x.dtype).contiguous(memory_format=_resample.memory_format(x))
 
 
 def _fake(x, element, table, permutation, mixing, padding_mode, adjoint):

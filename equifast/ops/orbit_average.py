@@ -60,7 +60,7 @@ def _eager(y, weights, table, permutation, mixing, padding_mode, adjoint):
     total = torch.zeros(y.shape[-4:], dtype=accumulate_dtype(y.dtype), device=y.device)
     for e in range(order_of(table)):
         image = _resample.resample(_resample.member_of(y, e), e, table, permutation, mixing, padding_mode, adjoint)
-        total += image if weights is None else image * weights[:, e, None, None, None]
+        total = total + (image if weights is None else image * weights[:, e, None, None, None])
     return total.to(y.dtype).contiguous(memory_format=_resample.memory_format(y))
 
 

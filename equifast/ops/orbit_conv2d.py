@@ -107,6 +107,11 @@ def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, acti
     return out
 
 
+def _composed(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
+    rows = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
+    return ACTIVATIONS[activation](F.conv2d(rows, weight, bias, stride, padding, dilation))
+
+
 def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
     return new_output(x, weight, table, stride, padding, dilation)
 
@@ -128,6 +133,7 @@ def _backward(ctx, grad):
 register(
     "orbit_conv2d",
     eager=_eager,
+    composed=_composed,
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
@@ -187,6 +193,17 @@ def _backward_eager(grad, x, weight, table, stride, padding, dilation, padding_m
     return grad_x, *(s.to(weight.dtype) for s in sums)
 
 
+def _backward_composed(grad, x, weight, table, stride, padding, dilation, padding_mode, needs):
+    rows = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
+    options = ([weight.shape[0]], stride, padding, dilation, False, [0, 0], 1, needs)
+    of_rows, *others = torch.ops.aten.convolution_backward(grad, rows, weight, *options)
+    of_x = x.new_empty(0)
+    if needs[0]:
+        members = by_element(of_rows, order_of(table))
+        of_x = torch.ops.equifast.orbit_average(members, None, table, [], [], padding_mode, True)
+    return of_x, *(g if n else weight.new_empty(0) for g, n in zip(others, needs[1:], strict=True))
+
+
 def _backward_fake(grad, x, weight, table, stride, padding, dilation, padding_mode, needs):
     return new_gradients(x, weight, needs)
 
@@ -194,6 +211,7 @@ def _backward_fake(grad, x, weight, table, stride, padding, dilation, padding_mo
 register(
     "orbit_conv2d_backward",
     eager=_backward_eager,
+    composed=_backward_composed,
     fake=_backward_fake,
     backward=no_double_backward("orbit_conv2d"),
     has_cpu_kernel=False,

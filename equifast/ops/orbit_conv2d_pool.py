@@ -62,6 +62,10 @@ def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, acti
     return out
 
 
+def _composed(*args):
+    return torch.ops.equifast.orbit_conv2d(*args).mean((2, 3))
+
+
 def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
     return x.new_empty((order_of(table) * x.shape[0], weight.shape[0]))
 
@@ -80,6 +84,7 @@ def _backward(ctx, grad):
 register(
     "orbit_conv2d_pool",
     eager=_eager,
+    composed=_composed,
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
@@ -114,6 +119,17 @@ def _backward_eager(
     return grads[0], *(s.to(weight.dtype) for s in sums)
 
 
+def _backward_composed(
+    grad, x, weight, bias, table, stride, padding, dilation, padding_mode, activation, needs
+):  # fmt: skip
+    options = (table, stride, padding, dilation, padding_mode)
+    z = torch.ops.equifast.orbit_conv2d(x, weight, bias, *options, "none")
+    of_pixels = (grad / z.shape[2:].numel())[:, :, None, None].expand(z.shape)
+    upstream = ACTIVATION_GRADIENTS[activation](of_pixels, z)
+    of_x, of_weight, _ = torch.ops.equifast.orbit_conv2d_backward(upstream, x, weight, *options, [*needs[:2], False])
+    return of_x, of_weight, upstream.sum((0, 2, 3)) if needs[2] else weight.new_empty(0)
+
+
 def _backward_fake(
     grad, x, weight, bias, table, stride, padding, dilation, padding_mode, activation, needs
 ):  # fmt: skip
@@ -123,6 +139,7 @@ def _backward_fake(
 register(
     "orbit_conv2d_pool_backward",
     eager=_backward_eager,
+    composed=_backward_composed,
     fake=_backward_fake,
     backward=no_double_backward("orbit_conv2d_pool"),
     has_cpu_kernel=False,

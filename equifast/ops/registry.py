@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 
 import torch
+from torch.autograd import forward_ad
 
 from .. import backends, kernels
 from ..backends import native, selection
@@ -19,6 +20,9 @@ KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 #: The fallback of every op: what runs where the chosen backend has no kernel for it.
 FALLBACKS: dict[str, Callable] = {}
+
+#: What differentiates an op in forward mode and in `torch.func`: it is composed of ops that do so.
+COMPOSED: dict[str, Callable] = {}
 
 #: The ops that have a kernel for CPUs alone.
 CPU_ONLY: set[str] = set()
@@ -38,7 +42,38 @@ CHOSEN = {device_type: _choose(device_type) for device_type in KEYS}
 #: All backends that share the ops of a device type among them.
 CONTENDERS = {t: () if isinstance(CHOSEN[t], Exception) else backends.contenders(t) for t in KEYS}
 
-library = torch.library.Library("equifast", "FRAGMENT")
+
+class _Library(torch.library.Library):
+    """A library whose autograd kernels know forward mode and `torch.func`.
+
+    Those that `torch.library.register_autograd` makes drop tangents without a word, and raise an error in `torch.func`.
+    """
+
+    def impl(self, op_name, fn, dispatch_key="", **options):
+        if dispatch_key == "Autograd":
+            fn = _with_other_modes(op_name, fn)
+        return super().impl(op_name, fn, dispatch_key, **options)
+
+
+def _with_other_modes(name: str, run: Callable) -> Callable:
+    """An autograd kernel that computes the op as composed of others where ``run`` can't differentiate it."""
+
+    def call(keyset, *args):
+        in_function = torch._C._are_functorch_transforms_active()
+        if in_function or forward_ad._current_level >= 0:
+            tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+            if any((in_function and t.requires_grad) or _has_tangent(t) for t in tensors):
+                return COMPOSED[name](*args)
+        return run(keyset, *args)
+
+    return call
+
+
+def _has_tangent(t: torch.Tensor) -> bool:
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None
+
+
+library = _Library("equifast", "FRAGMENT")
 if CHOSEN["cpu"] != "cpu":
     native.forgo_cpu(f"not loaded, since EQUIFAST_BACKEND={os.environ.get('EQUIFAST_BACKEND')} at import")
     for _schema in SCHEMAS.values():
@@ -52,6 +87,7 @@ def register(
     fake: Callable,
     setup_context: Callable | None = None,
     backward: Callable | None = None,
+    composed: Callable | None = None,
     has_cpu_kernel: bool = True,
     has_gpu_kernel: bool = True,
     autocast: Callable[[torch.dtype], torch.dtype] | None = None,
@@ -59,12 +95,14 @@ def register(
 ) -> None:
     """Register everything of one op but its kernels in the native CPU library, which registers those itself.
 
-    ``eager`` is the fallback. ``has_cpu_kernel`` says whether the CPU library has a kernel for the op,
-    ``has_gpu_kernel`` whether any backend for GPUs has one. ``autocast`` maps the autocast dtype to the dtype that
-    floating tensors are cast to. ``prefers_triton`` takes the op's arguments
-    and says whether Triton serves them better than CUDA C++, where both can; without it CUDA C++ serves all of them.
+    ``eager`` is the fallback. ``composed`` is the op without chunks and without writing in place, where ``eager`` has
+    them: forward mode and `torch.func` differentiate it. ``has_cpu_kernel`` says whether the CPU library has a kernel
+    for the op, ``has_gpu_kernel`` whether any backend for GPUs has one. ``autocast`` maps the autocast dtype to the
+    dtype that floating tensors are cast to. ``prefers_triton`` takes the op's arguments and says whether Triton serves
+    them better than CUDA C++, where both can; without it CUDA C++ serves all of them.
     """
     FALLBACKS[name] = eager
+    COMPOSED[name] = composed or eager
     if not has_gpu_kernel:
         CPU_ONLY.add(name)
     for device_type, key in KEYS.items():
@@ -79,7 +117,9 @@ def register(
             library.impl(name, _cast(name, device_type, autocast), f"Autocast{key}")
     torch.library.register_fake(f"equifast::{name}", fake)
     if backward is not None:
-        torch.library.register_autograd(f"equifast::{name}", backward, setup_context=setup_context or _save_nothing)
+        torch.library.register_autograd(
+            f"equifast::{name}", backward, setup_context=setup_context or _save_nothing, lib=library
+        )
 
 
 def implementations(name: str, names: tuple[str, ...]) -> dict[str, Callable]:
