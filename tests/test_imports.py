@@ -23,7 +23,9 @@ ARROWS = {
     "groups": "compiler geometry",
     "checks": "dtypes",
     "representations": "groups",
-    "reference": "choice dtypes geometry groups representations",
+    "disc": "dtypes",
+    "frames": "groups",
+    "reference": "choice disc dtypes frames geometry groups representations",
     "kernels.device": "backends geometry",
     "kernels.host": "backends geometry layers",
     "kernels": "dtypes geometry kernels.device kernels.host layers schemas",
@@ -38,7 +40,8 @@ ARROWS = {
     "lazy_orbit": "groups ops orbit_functions",
     "orbit_vectors": "groups lazy_orbit",
     "canonicalize": "canonical_form checks choice estimators groups ops orbit_vectors",
-    "nn": "canonical_form canonicalize checks estimators groups layers lazy_orbit ops orbit_vectors",
+    "nn": "canonical_form canonicalize checks disc dtypes estimators frames geometry groups layers lazy_orbit ops "
+    "orbit_vectors",
     "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
     "info": "backends kernels.host",
 }
