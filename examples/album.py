@@ -156,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if reason := data.missing(*SOURCES):
-        raise SystemExit(f"the photo album is left out: {reason}")
+        return print(f"The photo album is left out. {reason}")
     album = data.album()
     found = views(album, data.centerface(), options.size)
     alone, canonical = (results(found, name, options.size) for name in ("alone", "canonical"))
@@ -165,7 +165,7 @@ def main() -> None:
     album_picture.draw(options.picture, pictures, alone.found, canonical.found)
     if options.drawn:
         wrong = [picture for picture in pictures if picture.photograph.angle]
-        album_picture.draw(options.drawn, wrong, alone.found, canonical.found, silhouettes=True)
+        album_picture.draw_silhouettes(options.drawn, wrong, alone.found, canonical.found)
     print(f"wrote {options.picture}")
 
 
