@@ -153,7 +153,7 @@ def _convolve(x: Tensor, blocks: deque[Block]) -> Tensor:
 def _convolve_by_torch(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation: str) -> Tensor:
     weight, bias = folded(layer, norm)
     if weight.itemsize == 2 or torch.is_autocast_enabled(x.device.type):
-        # In a narrow type oneDNN runs all layers but the first, whose output is then channels_last too.
+        # In a narrow type oneDNN often runs the layers that follow. The output is then channels_last too.
         weight = weight.contiguous(memory_format=torch.channels_last)
     if isinstance(x, LazyOrbit):
         # The activation while the output is in cache: 13 % less time for `ConvNetwork` (64×3×96×96).
