@@ -33,7 +33,7 @@ NETWORK_DTYPES = (None, torch.bfloat16, torch.float16)
 CHUNK_BYTES = 7 << 20
 
 #: The same for types of 16 bits: 256 rows. Their first output is still small enough for memory that is used again. Half
-#: as many rows made `ConvNetwork` 7 % slower, and a quarter 21 % (1 core).
+#: as many rows made `ConvNetwork`, layer by layer, 7 % slower, and a quarter 21 % (1 core).
 NARROW_CHUNK_BYTES = 14 << 20
 
 #: The same for a network that keeps little in memory, as its ``keeps_little`` says. A quarter of the rows made

@@ -388,10 +388,11 @@ def samples(
         yield Sample("orbit_conv2d", (images(batch, 2, h, w), conv[0], bias, *conv[1:], "none"))
         if not requires_grad:
             yield Sample("orbit_conv2d", (images(batch, 2, h, w), conv[0], bias, *conv[1:], "relu"))
-            if dtype == torch.float32:  # the one type that its kernel takes
+            if dtype in (torch.float32, torch.bfloat16):  # the types that its kernel takes
                 norm = [new(3), new(3) ** 2, new(3), None] if adjoint else [None] * 4
                 direct = (images(batch, 2, h, w), [conv[0]], [bias], norm, [1e-3], *conv[1:], ["gelu"])
                 yield Sample("orbit_conv2d_direct", (*direct, adjoint))
+            if dtype == torch.float32:
                 like = LAYOUTS["channels_last" if adjoint else "contiguous"]
                 grad = like(rand(order * batch, 3, 3, 7, seed=next(seeds)))
                 options = (table, stride, padding, [2, 1], padding_mode, adjoint)

@@ -224,9 +224,14 @@ class TestConvNetwork:
             assert not keeps_little(change=lambda network: network.train())
             assert not keeps_little(change=hook)
             assert not keeps_little(change=lambda network: network.enc_network.append(nn.MaxPool2d(2)))
+            assert keeps_little(x.bfloat16(), lambda network: network.bfloat16())
+            assert not keeps_little(x.bfloat16())  # F.conv2d refuses these
             assert not keeps_little(x.double(), lambda network: network.double())
-            with torch.autocast("cpu", torch.bfloat16):
-                assert not keeps_little()
+            for dtype, expected in ((torch.bfloat16, True), (torch.float16, False)):
+                with torch.autocast("cpu", dtype):
+                    assert keeps_little() == expected
+                    assert keeps_little(x.bfloat16(), lambda network: network.bfloat16()) == expected
+                    assert not keeps_little(x.double(), lambda network: network.double())
 
     @pytest.mark.parametrize("layer", [0, 3])
     def test_layers_follow_what_is_done_to_their_parameters(self, layer):

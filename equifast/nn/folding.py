@@ -80,10 +80,9 @@ class Block(NamedTuple):
     def direct(self) -> DirectLayer:
         layer, norm = self.layer, self.norm
         assert not isinstance(layer.padding, str)
-        sizes = (layer.stride, layer.padding, layer.dilation)
-        if norm is None or layer.weight.dtype != torch.float32:
-            return DirectLayer(*folded(layer, norm), *sizes, self.activation)
-        options = (layer.weight, layer.bias, *sizes, self.activation)
+        options = (layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, self.activation)
+        if norm is None:
+            return DirectLayer(*options)
         return DirectLayer(*options, Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias), norm.eps)
 
 
@@ -144,6 +143,7 @@ def _convolve(x: Tensor, blocks: deque[Block]) -> Tensor:
         if count > 1 or (count == 1 and orbit is None):
             layers = [blocks.popleft().direct() for _ in range(count)]
             group, padding_mode = (C1, "border") if orbit is None else (orbit.group, orbit.padding_mode)
+            images = images.to(_dtype_of_layers(images))
             x = conv2d_direct(images, layers, list(group.action_table(inverse=True)), padding_mode, False)
         else:
             x = _convolve_by_torch(x, *blocks.popleft())
@@ -153,7 +153,7 @@ def _convolve(x: Tensor, blocks: deque[Block]) -> Tensor:
 def _convolve_by_torch(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, activation: str) -> Tensor:
     weight, bias = folded(layer, norm)
     if weight.itemsize == 2 or torch.is_autocast_enabled(x.device.type):
-        # In a narrow type oneDNN runs all layers but the first, whose output is then channels_last too.
+        # In a narrow type oneDNN often runs the layers that follow. The output is then channels_last too.
         weight = weight.contiguous(memory_format=torch.channels_last)
     if isinstance(x, LazyOrbit):
         # The activation while the output is in cache: 13 % less time for `ConvNetwork` (64×3×96×96).
@@ -166,17 +166,27 @@ def _convolve_by_torch(x: Tensor, layer: nn.Conv2d, norm: FoldableNorm | None, a
     return ACTIVATIONS[activation](y)
 
 
-def _is_plain(t: Tensor, images: Tensor) -> bool:
-    """Whether t has no dispatch of its own, and the type and place of the images."""
-    return type(t) in (nn.Parameter, Tensor) and t.dtype == images.dtype and t.device == images.device
+def _dtype_of_layers(images: Tensor) -> torch.dtype:
+    """What a convolution of these images computes in: their type, or that of autocast, which leaves float64 alone."""
+    device = images.device.type
+    casts = torch.is_autocast_enabled(device) and images.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if casts else images.dtype
 
 
 def _suiting(images: Tensor, blocks: Iterable[Block]) -> int:
     """How many of the blocks our own kernel runs as ``F.conv2d`` would, and faster."""
     if type(images) is not Tensor or images.dim() != 4 or torch.compiler.is_compiling() or is_transformed():
         return 0
-    if torch.is_autocast_enabled(images.device.type) or forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:
         return 0
+    dtype = _dtype_of_layers(images)
+    # Autocast leaves parameters in float32. Our own kernel rounds them.
+    dtypes = (dtype, torch.float32) if torch.is_autocast_enabled(images.device.type) else (dtype,)
+
+    def is_plain(t: Tensor) -> bool:
+        """Whether t has no dispatch of its own, and is where the images are, in a type that is taken."""
+        return type(t) in (nn.Parameter, Tensor) and t.dtype in dtypes and t.device == images.device
+
     count, channels = 0, images.shape[1]
     for layer, norm, _ in blocks:
         weight = layer.weight
@@ -184,8 +194,8 @@ def _suiting(images: Tensor, blocks: Iterable[Block]) -> int:
         tensors: list[Tensor | None] = [weight, layer.bias]
         if norm is not None:
             tensors += [norm.running_mean, norm.running_var, norm.weight, norm.bias]
-        plain = all(t is None or _is_plain(t, images) for t in tensors)
-        if not (known and plain and suits_direct(images, weight)):
+        plain = all(t is None or is_plain(t) for t in tensors)
+        if not (known and plain and suits_direct(images, weight, dtype)):
             break
         count, channels = count + 1, weight.shape[0]
-    return count if images.dtype == torch.float32 else min(count, 1)
+    return count

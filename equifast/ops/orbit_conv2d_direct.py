@@ -13,23 +13,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..dtypes import accumulate_dtype
 from ..geometry import order_of
 from ..layers import ACTIVATIONS, output_size
 from .registry import CHOSEN, register
 
-#: Up to this many input channels, for each type that our own kernel knows, and up to this many weights, it measured
-#: faster than oneDNN on a ready orbit.
-DIRECT_CHANNELS, DIRECT_WEIGHTS = {torch.float32: 16, torch.bfloat16: 4}, 1 << 16
+#: The types that our own kernel knows. Up to this many input channels, and up to this many weights, it measured faster
+#: than oneDNN on a ready orbit.
+DIRECT_DTYPES, DIRECT_CHANNELS, DIRECT_WEIGHTS = (torch.float32, torch.bfloat16), 16, 1 << 16
 
 #: Likewise for the weight gradient: input channels, and columns of the widest kernel, which must not be dilated.
 BACKWARD_CHANNELS, BACKWARD_WIDTH = 4, 7
 
 
-def suits_direct(x: Tensor, weight: Tensor) -> bool:
-    """Whether the native op is there, and suits the layer: few channels come in, and there are few weights."""
-    native = x.device.type == "cpu" and CHOSEN["cpu"] == "cpu"
-    small = weight.shape[1] <= DIRECT_CHANNELS.get(x.dtype, 0) and weight.numel() <= DIRECT_WEIGHTS
-    return native and small
+def suits_direct(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether the native op is there, and suits the layer: few channels come in, and there are few weights.
+
+    ``dtype``: what the layer computes in, if not in the type of x.
+    """
+    native = x.device.type == "cpu" and CHOSEN["cpu"] == "cpu" and (dtype or x.dtype) in DIRECT_DTYPES
+    return native and weight.shape[1] <= DIRECT_CHANNELS and weight.numel() <= DIRECT_WEIGHTS
 
 
 def suits_direct_backward(x: Tensor, weight: Tensor, dilation: list[int]) -> bool:
@@ -47,7 +50,9 @@ class Norm(NamedTuple):
 
 
 class DirectLayer(NamedTuple):
-    """A convolution, and the normalization and the activation after it."""
+    """A convolution, and the normalization and the activation after it. Its tensors have the type of the images or
+    float32.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -84,14 +89,15 @@ def _parts(sequence: list, length: int) -> list[list]:
 def _eager(
     x, weights, biases, norms, eps, table, strides, paddings, dilations, padding_mode, activations, channels_last
 ):
-    y = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
+    y, wide = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False), accumulate_dtype(x.dtype)
     sizes = zip(*(_parts(pairs, 2) for pairs in (strides, paddings, dilations)), strict=True)
     for layer in zip(weights, biases, sizes, _parts(norms, 4), eps, activations, strict=True):
         weight, bias, options, (mean, var, gain, offset), epsilon, activation = layer
-        y = F.conv2d(y, weight, bias, *options)
+        bias, mean, var, gain, offset = (None if t is None else t.to(wide) for t in (bias, mean, var, gain, offset))
+        y = F.conv2d(y.to(wide), weight.to(wide), bias, *options)
         if mean is not None:
             y = F.batch_norm(y, mean, var, gain, offset, False, 0.0, epsilon)
-        y = ACTIVATIONS[activation](y)
+        y = ACTIVATIONS[activation](y).to(x.dtype)
     return y.contiguous(memory_format=_memory_format(channels_last))
 
 

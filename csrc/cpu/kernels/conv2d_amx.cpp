@@ -1,22 +1,20 @@
-// The direct convolution of bfloat16 images by tiles of AMX. For each member of an orbit:
-//   1. the channels are interleaved, and zeros put around them (fill_frame);
-//   2. for each row of the image, what each output of a row reads of it is copied to a run of its own (fill_runs).
-//   Tiles
-//      could be loaded from the frame too, but most of their rows would cross cache lines, which took eight times as
-//      long;
-//   3. for each row of outputs, tiles of runs are multiplied by tiles of weights (sum_tiles);
-//   4. the sums are activated, rounded and stored (convolve_row).
+// The direct convolution of bfloat16 images by tiles of AMX. For each member of an orbit, or each output of the layer
+// before:
+//   1. the channels are interleaved, with zeros around the image (fill_frame, or conv2d_amx of the layer before);
+//   2. for each row of the image, what each output of a row reads of it is copied to a run of its own (copy_runs).
+//      Where the frame has every run in a cache line of its own, tiles are loaded from there. Else most of their rows
+//      would cross cache lines, which took eight times as long;
+//   3. for a few rows of outputs, tiles of runs are multiplied by tiles of weights (sum_tiles);
+//   4. the sums are activated, rounded and stored (convolve_rows).
 // A row of the image is copied once for all rows of outputs that read it. conv2d_tiles.h has the layouts.
 #include "cpu/kernels/conv2d_amx.h"
 
 #ifdef EQUIFAST_AMX
 #include "cpu/kernels/activate.h"
+#include "cpu/kernels/runs.h"
 
 namespace equifast::cpu::EQUIFAST_ISA {
 namespace {
-
-// Tiles of up to kTileRows outputs that are summed at the same time. They share the tile of weights.
-constexpr int64_t kTiles = 3;
 
 // What the processor reads to configure its tiles.
 struct alignas(64) Configuration {
@@ -25,96 +23,72 @@ struct alignas(64) Configuration {
   uint8_t rows[16] = {};
 };
 
-// Tiles 0 to 2 hold sums, (pixels, kBlock); tiles 3 to 5 pixels, (pixels, kRun); tile 6 weights, (kRun / 2, kBlock, 2).
-Configuration configuration_of(int64_t pixels) {
+// Tiles 0 to 3 hold sums, (pixels, kBlock); tile 4 pixels, (pixels, kRun); tile 5 weights, (kRun / 2, kBlock, 2).
+// Tiles 6 and 7 hold pixels and weights of a run of `rest` values.
+Configuration configuration_of(int64_t pixels, int64_t rest) {
   Configuration c;
-  for (int tile = 0; tile < 7; ++tile) {
-    c.row_bytes[tile] = 64;
-    c.rows[tile] = tile < 6 ? pixels : kRun / 2;
+  for (int tile = 0; tile < (rest ? 8 : 6); ++tile) {
+    c.row_bytes[tile] = tile == 6 ? 2 * rest : 2 * kRun;
+    c.rows[tile] = tile == 5 ? kRun / 2 : tile == 7 ? rest / 2 : pixels;
   }
   return c;
 }
 
-// Interleaves the channels of `member`, (C, rows, columns), to pixels inside the frame, whose rows are `width` pixels
-// long. The frame around them stays as it is.
-template <class Pixel>
-void fill_frame(const uint16_t* member, int64_t C, int64_t rows, int64_t columns, int64_t width, Pixel* frame) {
-  const int64_t plane = rows * columns;
-  for (int64_t i = 0; i < rows; ++i, member += columns, frame += width) {
-    const auto channel = [=](int64_t c, int64_t j) { return static_cast<Pixel>(member[c * plane + j]); };
-    for (int64_t j = 0; j < columns; ++j) {
-      Pixel pixel = channel(0, j);
-      if constexpr (sizeof(Pixel) > 2) pixel |= channel(1, j) << 16;
-      if constexpr (sizeof(Pixel) > 4) {
-        pixel |= channel(2, j) << 32;
-        if (C > 3) pixel |= channel(3, j) << 48;
-      }
-      frame[j] = pixel;
-    }
-  }
-}
+// The first output of a tile.
+struct Place {
+  int64_t i, j;
+};
 
-// Copies what every output of a row reads of one row of the frame: from (W) pixels to (runs, W', kRun) values.
-template <class Pixel>
-void fill_runs(const Conv2dTiles& t, const Pixel* frame, uint16_t* to) {
-  const Conv2d& k = t.conv;
-  for (int64_t first = 0; first < k.kernel_w; first += t.run_pixels()) {
-    const int64_t n = smaller(t.run_pixels(), k.kernel_w - first);
-    const __mmask32 mask = (uint64_t(1) << n * sizeof(Pixel) / 2) - 1;
-    for (int64_t j = 0; j < k.out_w; ++j, to += kRun) {
-      const Pixel* from = frame + j * k.stride_w + first * k.dilation_w;
-      if (k.dilation_w == 1) {
-        _mm512_store_si512(to, _mm512_maskz_loadu_epi16(mask, from));
-        continue;
-      }
-      std::memset(to, 0, kRun * sizeof(uint16_t));
-      for (int64_t p = 0; p < n; ++p) reinterpret_cast<Pixel*>(to)[p] = from[p * k.dilation_w];
-    }
+// Multiplies one run of each tile of outputs by the weights at `weight`, in tiles of these numbers: they have to be
+// literals.
+#define EQUIFAST_MULTIPLY(pixels, weights, offset)   \
+  {                                                  \
+    _tile_loadd(weights, weight, kStep);             \
+    _tile_loadd(pixels, from[0] + (offset), step);   \
+    _tile_dpbf16ps(0, pixels, weights);              \
+    if (n > 1) {                                     \
+      _tile_loadd(pixels, from[1] + (offset), step); \
+      _tile_dpbf16ps(1, pixels, weights);            \
+    }                                                \
+    if (n > 2) {                                     \
+      _tile_loadd(pixels, from[2] + (offset), step); \
+      _tile_dpbf16ps(2, pixels, weights);            \
+    }                                                \
+    if (n > 3) {                                     \
+      _tile_loadd(pixels, from[3] + (offset), step); \
+      _tile_dpbf16ps(3, pixels, weights);            \
+    }                                                \
   }
-}
 
-// Calls f(Pixel{}) with the integer that holds the channels of a pixel.
-template <class F>
-void visit_pixel(int64_t channels, F f) {
-  switch (pixel_values(channels)) {
-    case 1: return f(uint16_t{});
-    case 2: return f(uint32_t{});
-    default: return f(uint64_t{});
-  }
-}
-
-// Sums n ≤ kTiles tiles of outputs of row i, which start at columns j[0] to j[n − 1], to `row`, (W', kBlock).
-__attribute__((target("amx-tile,amx-bf16"))) void sum_tiles(const Conv2dTiles& t, const uint16_t* runs, int64_t i,
-                                                            const int64_t* j, int64_t n, const uint16_t* weight,
-                                                            const float* bias, float* row) {
-  const Conv2d& k = t.conv;
-  constexpr int64_t kStep = 64;  // bytes between the rows of every tile in memory
-  const int64_t first = j[0], second = j[n > 1 ? 1 : 0], third = j[n > 2 ? 2 : 0];
+// Sums n ≤ kTiles tiles of outputs, each to sums[tile], (pixels, kBlock).
+__attribute__((target("amx-tile,amx-bf16"))) void sum_tiles(const Conv2d& k, const Runs& runs, const Place* places,
+                                                            int64_t n, const uint16_t* weight, const float* bias,
+                                                            float* const* sums) {
+  constexpr int64_t kStep = 64;  // bytes between the rows of tiles of weights and of sums
+  const int64_t step = runs.output * sizeof(uint16_t);
   // All rows of a tile of sums start from the same row of biases.
   _tile_loadd(0, bias, 0);
   if (n > 1) _tile_loadd(1, bias, 0);
   if (n > 2) _tile_loadd(2, bias, 0);
+  if (n > 3) _tile_loadd(3, bias, 0);
   for (int64_t r = 0; r < k.kernel_h; ++r) {
-    const int64_t slot = (i * k.stride_h + r * k.dilation_h) % t.span();
-    for (int64_t run = 0; run < t.runs(); ++run, weight += kRun * kBlock) {
-      const uint16_t* from = runs + (slot * t.runs() + run) * k.out_w * kRun;
-      _tile_loadd(6, weight, kStep);
-      _tile_loadd(3, from + first * kRun, kStep);
-      _tile_dpbf16ps(0, 3, 6);
-      if (n > 1) {
-        _tile_loadd(4, from + second * kRun, kStep);
-        _tile_dpbf16ps(1, 4, 6);
-      }
-      if (n > 2) {
-        _tile_loadd(5, from + third * kRun, kStep);
-        _tile_dpbf16ps(2, 5, 6);
-      }
+    const uint16_t* from[kTiles];
+    for (int64_t tile = 0; tile < kTiles; ++tile) {
+      const Place& p = places[tile < n ? tile : 0];
+      from[tile] = runs.start + (p.i * k.stride_h + r * k.dilation_h) % runs.rows * runs.row + p.j * runs.output;
     }
+    for (int64_t run = 0; run < runs.whole; ++run, weight += kRun * kBlock) EQUIFAST_MULTIPLY(4, 5, run * runs.step)
+    if (runs.rest == 0) continue;
+    EQUIFAST_MULTIPLY(6, 7, runs.whole * runs.step)
+    weight += kRun * kBlock;
   }
-  _tile_stored(0, row + first * kBlock, kStep);
-  if (n > 1) _tile_stored(1, row + second * kBlock, kStep);
-  if (n > 2) _tile_stored(2, row + third * kBlock, kStep);
+  _tile_stored(0, sums[0], kStep);
+  if (n > 1) _tile_stored(1, sums[1], kStep);
+  if (n > 2) _tile_stored(2, sums[2], kStep);
+  if (n > 3) _tile_stored(3, sums[3], kStep);
 }
+
+#undef EQUIFAST_MULTIPLY
 
 // Rounds n blocks of sums. Subnormal numbers become zero, as they are to tiles.
 __attribute__((target("avx512bf16"))) void narrow_blocks(const float* sums, int64_t n, uint16_t* out) {
@@ -125,71 +99,99 @@ __attribute__((target("avx512bf16"))) void narrow_blocks(const float* sums, int6
   }
 }
 
-// Copies row i of outputs, (W', kBlock), to its place in the first `channels` planes at `out`.
-void store_planes(const Conv2d& k, const uint16_t* row, int64_t channels, int64_t i, uint16_t* out) {
+// Copies n neighbouring outputs of a block, (n, kBlock), to the first `channels` planes at `out`.
+void store_planes(const uint16_t* block, int64_t n, int64_t channels, int64_t plane, uint16_t* out) {
   using T = Tile<uint16_t>;
-  const int64_t plane = k.out_h * k.out_w;
-  uint16_t* to = out + i * k.out_w;
   static_assert(T::K == kBlock);
-  if (channels == kBlock && k.out_w >= T::K) {
-    for (int64_t tile = 0; tile < k.out_w; tile += T::K) {
-      const int64_t j = smaller(tile, k.out_w - T::K);
-      T::transpose(row + j * kBlock, kBlock, to + j, plane);
+  if (channels == kBlock && n >= T::K) {
+    for (int64_t tile = 0; tile < n; tile += T::K) {
+      const int64_t j = smaller(tile, n - T::K);
+      T::transpose(block + j * kBlock, kBlock, out + j, plane);
     }
     return;
   }
-  for (int64_t j = 0; j < k.out_w; ++j)
-    for (int64_t c = 0; c < channels; ++c) to[c * plane + j] = row[j * kBlock + c];
+  for (int64_t j = 0; j < n; ++j)
+    for (int64_t c = 0; c < channels; ++c) out[c * plane + j] = block[j * kBlock + c];
 }
 
-// Convolves one row of outputs, whose runs are in `scratch`.
-void convolve_row(const Conv2dTiles& t, int64_t i, int64_t tiles, int64_t pixels, const TileScratch& scratch,
-                  uint16_t* out) {
+// Copies n neighbouring outputs of a block to pixels that are `step` values apart.
+void store_pixels(const uint16_t* block, int64_t n, int64_t channels, int64_t step, uint16_t* out) {
+  if (channels == kBlock) {
+    for (int64_t j = 0; j < n; ++j) std::memcpy(out + j * step, block + j * kBlock, kBlock * sizeof(uint16_t));
+    return;
+  }
+  for (int64_t j = 0; j < n; ++j) std::memcpy(out + j * step, block + j * kBlock, channels * sizeof(uint16_t));
+}
+
+// Convolves `count` rows of outputs from row `first_row` on. Their tiles all have `pixels` outputs.
+void convolve_rows(const Conv2dTiles& t, const Runs& runs, int64_t first_row, int64_t count, int64_t pixels,
+                   const TileScratch& scratch, const TileOutput& out) {
   const Conv2d& k = t.conv;
+  const int64_t across = (k.out_w + pixels - 1) / pixels, tiles = count * across, n = count * k.out_w;
+  const int64_t passes = (tiles + kTiles - 1) / kTiles, at_once = (tiles + passes - 1) / passes;
   for (int64_t block = 0; block < k.blocks(); ++block) {
     const int64_t first = block * kBlock, channels = smaller(kBlock, k.out_channels - first);
-    for (int64_t tile = 0; tile < tiles; tile += kTiles) {
-      // All tiles have as many pixels. The last moves back to fit, and computes some of them a second time.
-      int64_t j[kTiles];
-      for (int64_t n = 0; n < kTiles; ++n) j[n] = smaller((tile + n) * pixels, k.out_w - pixels);
-      sum_tiles(t, scratch.runs, i, j, smaller(kTiles, tiles - tile), t.weight + block * t.block_values(),
-                k.bias + first, scratch.row);
+    for (int64_t start = 0; start < tiles; start += at_once) {
+      Place places[kTiles];
+      float* sums[kTiles];
+      const int64_t summed = smaller(at_once, tiles - start);
+      for (int64_t tile = 0; tile < summed; ++tile) {
+        // The last tile of a row moves back to fit, and computes some outputs a second time.
+        const int64_t i = (start + tile) / across, j = smaller((start + tile) % across * pixels, k.out_w - pixels);
+        places[tile] = {first_row + i, j};
+        sums[tile] = scratch.sums + (i * k.out_w + j) * kBlock;
+      }
+      sum_tiles(k, runs, places, summed, t.weight + block * t.block_values(), k.bias + first, sums);
     }
-    activate(k.activation, reinterpret_cast<Vector*>(scratch.row), k.out_w * kLanes);
-    const bool whole = k.channels_last && k.out_channels == kBlock;
-    uint16_t* narrow = whole ? out + i * k.out_w * kBlock : scratch.narrow;
-    narrow_blocks(scratch.row, k.out_w, narrow);
-    if (whole) continue;
-    if (!k.channels_last) {
-      store_planes(k, narrow, channels, i, out + first * k.out_h * k.out_w);
+    activate(k.activation, reinterpret_cast<Vector*>(scratch.sums), n * kLanes);
+    uint16_t* to = out.data + first_row * out.row + first * out.channel;
+    if (out.column == kBlock && channels == kBlock) {
+      for (int64_t i = 0; i < count; ++i) narrow_blocks(scratch.sums + i * k.out_w * kBlock, k.out_w, to + i * out.row);
       continue;
     }
-    for (int64_t j = 0; j < k.out_w; ++j)
-      std::memcpy(out + (i * k.out_w + j) * k.out_channels + first, narrow + j * kBlock, channels * sizeof(uint16_t));
+    narrow_blocks(scratch.sums, n, scratch.narrow);
+    if (out.column == 1) {  // then rows are neighbours too
+      store_planes(scratch.narrow, n, channels, out.channel, to);
+      continue;
+    }
+    for (int64_t i = 0; i < count; ++i)
+      store_pixels(scratch.narrow + i * k.out_w * kBlock, k.out_w, channels, out.column, to + i * out.row);
   }
 }
 
 }  // namespace
 
-__attribute__((target("amx-tile,amx-bf16"))) void conv2d_amx(const Conv2dTiles& t, const uint16_t* member,
-                                                             const TileScratch& scratch, uint16_t* out) {
+void fill_frame(const Conv2dTiles& t, const uint16_t* member, uint16_t* frame) {
   const Conv2d& k = t.conv;
-  const int64_t tiles = (k.out_w + kTileRows - 1) / kTileRows, pixels = (k.out_w + tiles - 1) / tiles;
   const int64_t H = k.H - 2 * t.padding_h, W = k.W - 2 * t.padding_w;
-  const Configuration configuration = configuration_of(pixels);
-  _tile_loadconfig(&configuration);
-  visit_pixel(k.C, [&](auto pixel) {
+  visit_pixel(t.pixel_values(), [&](auto pixel) {
     using Pixel = decltype(pixel);
-    Pixel* frame = reinterpret_cast<Pixel*>(scratch.frame);
-    fill_frame(member, k.C, H, W, k.W, frame + t.padding_h * k.W + t.padding_w);
-    int64_t filled = 0;
-    for (int64_t i = 0; i < k.out_h; ++i) {
-      const int64_t end = i * k.stride_h + t.span();
-      for (filled = i * k.stride_h > filled ? i * k.stride_h : filled; filled < end; ++filled)
-        fill_runs(t, frame + filled * k.W, scratch.runs + filled % t.span() * t.runs() * k.out_w * kRun);
+    for (int64_t i = 0; i < H; ++i) {
+      Pixel* row = reinterpret_cast<Pixel*>(frame + (t.padding_h + i) * t.frame_row());
+      interleave(member + i * W, H * W, k.C, W, row + t.padding_w);
+    }
+  });
+}
+
+__attribute__((target("amx-tile"))) void conv2d_amx(const Conv2dTiles& t, const uint16_t* frame,
+                                                    const TileScratch& scratch, const TileOutput& out) {
+  const Conv2d& k = t.conv;
+  const Runs runs = runs_of(t, frame, scratch.copies);
+  const int64_t across = (k.out_w + kTileRows - 1) / kTileRows, pixels = (k.out_w + across - 1) / across;
+  const int64_t rows = sum_rows(t);
+  const Configuration configuration = configuration_of(pixels, runs.rest);
+  _tile_loadconfig(&configuration);
+  visit_pixel(t.pixel_values(), [&](auto pixel) {
+    int64_t filled = t.reads_frame() ? k.H : 0;
+    for (int64_t row = 0; row < k.out_h; row += rows) {
+      const int64_t end = row * k.stride_h + t.span();
+      for (filled = row * k.stride_h > filled ? row * k.stride_h : filled; filled < end; ++filled)
+        copy_runs(t, reinterpret_cast<const decltype(pixel)*>(frame + filled * t.frame_row()),
+                  scratch.copies + filled % t.span() * t.copy_row());
       // Compilers don't know that loads of tiles read memory.
       asm volatile("" ::: "memory");
-      convolve_row(t, i, tiles, pixels, scratch, out);
+      // The last rows move back to fit.
+      convolve_rows(t, runs, smaller(row, k.out_h - rows), rows, pixels, scratch, out);
     }
   });
   _tile_release();

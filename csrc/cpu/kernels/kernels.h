@@ -122,12 +122,18 @@ struct OrbitConv2dArgs {
   float* out;         // weight gradient: for each task, the gradients of weight and then of bias, packed as in conv2d.h
   const float* grad;  // weight gradient: the gradient of the output
   int64_t samples;    // weight gradient: how many images a task sums over
+
+  // Values that the last layer returns for a member.
+  int64_t output_values() const {
+    const Conv2d& last = followers ? following[followers - 1].conv : conv;
+    return last.out_channels * last.out_h * last.out_w;
+  }
 };
 
-// In bfloat16; the weight, the bias and all sums are in float32.
+// In bfloat16; the biases and all sums are in float32.
 struct OrbitConv2dBfloat16Args {
-  OrbitConv2dArgs layer;
-  const uint16_t* tiles;  // the weight as conv2d_tiles.h has it, or null where products are in float32
+  OrbitConv2dArgs layers;
+  const uint16_t* const* tiles;  // the weight of each layer as conv2d_tiles.h has it, or null for those in float32
   void* out;
 };
 
