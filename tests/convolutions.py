@@ -41,6 +41,9 @@ GEOMETRIES = {
 #: So large that a tile of a CUDA kernel has some rows of the convolution's kernel only, of which the last has fewer.
 TALL = ((104, 256), (13, 16), ((13, 16), (0, 0), (1, 1)))
 
+#: Images and patches that don't overlap: with a margin, none, and with a number in the middle of a patch.
+PATCHES = [((17, 22), (4, 5)), ((16, 20), (4, 5)), ((12, 15), (3, 3))]
+
 #: Dtypes, and float32 whose products may be rounded to TF32.
 NUMBERS = [*DTYPES, "tf32"]
 

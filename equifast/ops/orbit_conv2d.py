@@ -12,6 +12,7 @@ from ..dtypes import accumulate_dtype
 from ..geometry import ROW, order_of
 from ..groups import Group
 from ..layers import ACTIVATIONS
+from . import _half_turns
 from ._layers import layer_options, new_gradients, new_output, output_format
 from ._patches import add_grad_weight, are_patches, convolve
 from ._rows import by_element
@@ -94,6 +95,15 @@ def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, acti
     members = by_element(out, order)
     activate = ACTIVATIONS[activation]
     by_patches = are_patches(x, weight, stride, padding, dilation)
+    pairs = _half_turns.pairs_of(table, x, weight) if by_patches and out.numel() else []
+    if pairs and _half_turns.is_moderate(x, weight):
+        firsts, parts = _half_turns.first_rows(table, pairs), _half_turns.split_weight(weight)
+        for chunk in _chunks(x, len(pairs)):
+            b, b_end, e, e_end = chunk
+            rows = _orbit_of_chunk(x, firsts, chunk, padding_mode)
+            outs = _half_turns.in_pairs(members, pairs[e:e_end], range(b, b_end))
+            _half_turns.convolve_pairs(rows, weight, parts, bias, outs, activate)
+        return out
     for chunk in _chunks(x, order) if out.numel() else ():
         b, b_end, e, e_end = chunk
         rows = _orbit_of_chunk(x, table, chunk, padding_mode)
@@ -157,6 +167,18 @@ def _backward_eager(grad, x, weight, table, stride, padding, dilation, padding_m
     order = order_of(table)
     members = by_element(grad, order)
     by_patches = not needs[0] and are_patches(x, weight, stride, padding, dilation)
+    if by_patches and needs[1] and grad.numel() and (pairs := _half_turns.pairs_of(table, x, weight)):
+        firsts, (even, odd) = _half_turns.first_rows(table, pairs), _half_turns.split_weight(weight)
+        totals = torch.zeros_like(even), torch.zeros_like(odd)
+        for chunk in _chunks(x, len(pairs)):
+            b, b_end, e, e_end = chunk
+            rows = _orbit_of_chunk(x, firsts, chunk, padding_mode)
+            _half_turns.add_gradients(
+                rows, weight, _half_turns.in_pairs(members, pairs[e:e_end], range(b, b_end)), totals
+            )
+        grad_weight = _half_turns.joined(*totals, weight=weight)
+        if _half_turns.is_moderate(grad_weight):
+            return grad_x, grad_weight, members.sum((0, 1, 3, 4)) if needs[2] else grads[2]
     for chunk in _chunks(x, order) if grad.numel() else ():
         b, b_end, e, e_end = chunk
         orbit, upstream = _orbit_of_chunk(x, table, chunk, padding_mode), members[e:e_end, b:b_end]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from equifast import as_group, orbit, orbit_conv2d, reference
+from equifast.ops._half_turns import pairs_of
 from equifast.ops._patches import are_patches
 
 from ..backend import DEVICE, by_backend, only, over
@@ -24,7 +25,19 @@ from ..cases import (
     exact_elements,
     rand,
 )
-from ..convolutions import GEOMETRIES, NUMBERS, PAIRS, PLAIN, TALL, activated, layer, output, products_of, tolerance
+from ..convolutions import (
+    GEOMETRIES,
+    NUMBERS,
+    PAIRS,
+    PATCHES,
+    PLAIN,
+    TALL,
+    activated,
+    layer,
+    output,
+    products_of,
+    tolerance,
+)
 from ..definitions import call
 
 pytestmark = pytest.mark.usefixtures("float32_in_float32")
@@ -178,13 +191,45 @@ def test_patches_longer_than_a_block(outputs):
     check("D4", tensors, options, "gelu")
 
 
+@pytest.mark.parametrize("name", [f"{kind}{n}" for kind in "CD" for n in range(1, 13)])
+def test_elements_are_paired_by_the_half_turn(name):
+    """`reference.act` by the second element of a pair is that by the first one, turned by half."""
+    group, x = as_group(name), rand(1, 1, 4, 6)
+    pairs = pairs_of(group.action_table(inverse=True), x, rand(1, 1, 2, 3))
+    half_turns = [e for e in range(group.order) if group.split(e) == (group.n / 2, 0)]
+    assert len(pairs) == len(half_turns) * group.order // 2
+    assert sorted(e for pair in pairs for e in pair) == (list(range(group.order)) if half_turns else [])
+    for pair in pairs:
+        first, second = (reference.orbit(x, group)[e] for e in pair)
+        assert_same(second, first.rot90(2, (1, 2)))
+    assert not pairs_of(group.action_table(inverse=True), x, rand(1, 1, 3, 3))  # leaves a margin
+
+
+@only("cpu", "reference", because="other backends have one kernel for all kernel sizes")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 3e38])
+@pytest.mark.parametrize("where", ["x", "weight", "bias"])
+def test_patches_of_what_is_not_finite(where, value):
+    """Each output is finite, infinite or NaN as by the definition, and so is each gradient."""
+    tensors, options = layer("D4", ((8, 8), (2, 2), ((2, 2), (0, 0), (1, 1))), channels=(17, 9), batch=2)
+    grad, x, weight, bias = tensors
+    {"x": x[0, 1, 3], "weight": weight[2, 1, 1], "bias": bias[2:]}[where][0] = value
+    (out,) = call("orbit_conv2d", x, weight, bias, *options, "none")
+    like = F.conv2d(reference.orbit(x, "D4"), weight, bias, stride=2)
+    assert torch.equal(out.isnan(), like.isnan()) and torch.equal(out.isinf(), like.isinf())
+    leaf = weight.clone().requires_grad_()
+    grad[1, 2, 0, 1] = value if where == "bias" else 1
+    (expected,) = torch.autograd.grad(F.conv2d(reference.orbit(x, "D4"), leaf, stride=2), leaf, grad)
+    _, found, _ = call("orbit_conv2d_backward", grad, x, weight, *options, [False, True, True])
+    assert torch.equal(found.isnan(), expected.isnan()) and torch.equal(found.isinf(), expected.isinf())
+
+
 @only("cpu", "reference", because="other backends have one kernel for all kernel sizes")
 @pytest.mark.parametrize("activation", ["none", "gelu"])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "cropped"])
-@pytest.mark.parametrize(("group", "mode"), [("C4", "border"), ("D3", "zeros"), ("C8", "border")])
-def test_patches(group, mode, layout, activation):
-    """Patches that don't overlap, and leave a margin of the image: (17, 22) has 4 × 4 of (4, 5)."""
-    geometry = ((17, 22), (4, 5), ((4, 5), (0, 0), (1, 1)))
+@pytest.mark.parametrize(("group", "mode"), [("C4", "border"), ("D3", "zeros"), ("C8", "border"), ("D6", "zeros")])
+@pytest.mark.parametrize(("size", "kernel"), PATCHES, ids=str)
+def test_patches(size, kernel, group, mode, layout, activation):
+    geometry = (size, kernel, (kernel, (0, 0), (1, 1)))
     for dtype, outputs, batch in ((torch.float64, 5, 3), (torch.float32, 300, 1), (torch.float32, 300, 4)):
         tensors, options = layer(group, geometry, channels=(17, outputs), batch=batch, dtype=dtype, padding_mode=mode)
         tensors[1] = LAYOUTS[layout](tensors[1])

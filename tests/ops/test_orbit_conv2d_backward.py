@@ -13,7 +13,19 @@ from equifast.ops._patches import are_patches
 
 from ..backend import by_backend, only, over
 from ..cases import DTYPES, GROUPS, LAYOUTS, PADDING_MODES, TOLERANCES, amid_nan, assert_near_overall, assert_same, rand
-from ..convolutions import GEOMETRIES, NUMBERS, PAIRS, PLAIN, TALL, gradients, layer, output, products_of, tolerance
+from ..convolutions import (
+    GEOMETRIES,
+    NUMBERS,
+    PAIRS,
+    PATCHES,
+    PLAIN,
+    TALL,
+    gradients,
+    layer,
+    output,
+    products_of,
+    tolerance,
+)
 from ..definitions import call, eager
 
 pytestmark = pytest.mark.usefixtures("float32_in_float32")
@@ -162,10 +174,10 @@ def test_nothing_in_nothing_out(group, batch, outputs):
 
 @only("cpu", "reference", because="other backends have one kernel for all kernel sizes")
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "cropped"])
-@pytest.mark.parametrize("group", ["C4", "D3"])
-def test_patches(group, layout):
-    """Patches that don't overlap, and leave a margin of the image: (17, 22) has 4 × 4 of (4, 5)."""
-    geometry = ((17, 22), (4, 5), ((4, 5), (0, 0), (1, 1)))
+@pytest.mark.parametrize("group", ["C4", "D3", "C6"])
+@pytest.mark.parametrize(("size", "kernel"), PATCHES, ids=str)
+def test_patches(size, kernel, group, layout):
+    geometry = (size, kernel, (kernel, (0, 0), (1, 1)))
     for dtype, batch in ((torch.float64, 3), (torch.float32, 1), (torch.float32, 3)):
         tensors, options = layer(group, geometry, channels=(17, 9), batch=batch, dtype=dtype)
         tensors[:2] = map(LAYOUTS[layout], tensors[:2])
