@@ -132,8 +132,7 @@ class GroupConv2d(OrbitConv2d):
             if k:
                 table = carrying_table(self.group, *y.shape[2:])[ROW * k : ROW * (k + 1)]
                 y = torch.ops.equifast.orbit(y, None, table, [], [], self.padding_mode, False)
-            y = _at_place(y, self.group, k)
-            total = y if total is None else total.add_(y)
+            total = y if total is None else _add_at_place(total, y, self.group, k)
         assert total is not None  # the identity is the first place
         return ACTIVATIONS[activation](total)
 
@@ -204,6 +203,17 @@ def _at_place(rows: Tensor, group: Group, k: int) -> Tensor:
         return rows
     members = rows.unflatten(0, (group.order, rows.shape[0] // group.order)).unbind(0)
     return torch.cat([members[group.compose(e, k)] for e in range(group.order)])
+
+
+def _add_at_place(total: Tensor, rows: Tensor, group: Group, k: int) -> Tensor:
+    """``total + rows[e·k]`` in the memory of the total."""
+    if rows.requires_grad:
+        return total.add_(_at_place(rows, group, k))
+    # Without a copy. Autograd would record a copy of the total for each member.
+    own, others = (t.unflatten(0, (group.order, t.shape[0] // group.order)) for t in (total, rows))
+    for e in range(group.order):
+        own[e].add_(others[group.compose(e, k)])
+    return total
 
 
 def _averages(size: int, kernel: int, stride: int, padding: int, dilation: int, like: Tensor) -> Tensor:
