@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-#: The activations, in place.
+#: The activations that kernels of convolutions know, in place.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda y: y,
     "relu": torch.relu_,
@@ -15,11 +16,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": torch.ops.aten.silu_,
 }
 
+#: Those that `batch_norm_act` knows: GELU by tanh as well.
+NORM_ACTIVATIONS = ACTIVATIONS | {"gelu_tanh": partial(torch.ops.aten.gelu_, approximate="tanh")}
+
 #: The gradient of an activation's input, from the gradient of its output and from its input.
 ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "none": lambda grad, z: grad,
     "relu": lambda grad, z: torch.ops.aten.threshold_backward(grad, z, 0),
     "gelu": torch.ops.aten.gelu_backward,
+    "gelu_tanh": partial(torch.ops.aten.gelu_backward, approximate="tanh"),
     "silu": torch.ops.aten.silu_backward,
 }
 

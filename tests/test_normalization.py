@@ -85,8 +85,13 @@ def test_every_kind_of_normalization(name, activation):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_dtype(dtype):
-    assert_equal_steps(nn.Sequential(nn.BatchNorm2d(5), nn.GELU()).to(dtype), rand(3, 5, 17, 6, dtype=dtype))
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_every_dtype(approximate, dtype):
+    layers = nn.Sequential(nn.BatchNorm2d(5), nn.GELU(approximate)).to(dtype)
+    assert_equal_steps(layers, rand(3, 5, 17, 6, dtype=dtype))
+    with Calls() as calls:
+        run(layers, rand(3, 5, 17, 6, dtype=dtype), fold=False)
+    assert FUSED in calls.listed and torch.ops.aten.gelu.default not in calls.listed
 
 
 def without(**attributes):
@@ -176,8 +181,13 @@ def test_hooks_of_all_modules_are_called():
 
 @pytest.mark.parametrize(
     "norm",
-    [Doubled(5), doubled(nn.BatchNorm2d(5)), parametrizations.weight_norm(nn.BatchNorm2d(5), dim=None)],
-    ids=["subclass", "own forward", "parametrized"],
+    [
+        Doubled(5),
+        doubled(nn.BatchNorm2d(5)),
+        parametrizations.weight_norm(nn.BatchNorm2d(5), dim=None),
+        nn.SyncBatchNorm(5),
+    ],
+    ids=["subclass", "own forward", "parametrized", "synchronized"],
 )
 def test_what_is_not_plain_is_called_as_it_is(norm):
     layers = nn.Sequential(norm, nn.GELU())

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import NamedTuple, Protocol, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from ..groups import CyclicGroup
-from ..layers import ACTIVATIONS
-from ..lazy_orbit import LazyOrbit, is_transformed
+from ..layers import ACTIVATIONS, NORM_ACTIVATIONS
+from ..lazy_orbit import LazyOrbit
 from ..ops.orbit_conv2d_direct import DirectLayer, Norm, conv2d_direct, suits_direct
 from .normalization import normalize, suits_normalize
-from .plain import activation_name, has_hooks
+from .plain import activation_name, has_hooks, is_watched
 
 #: Images alone, as the orbit of the trivial group.
 C1 = CyclicGroup(1)
@@ -98,7 +97,7 @@ def run(layers: Iterable[nn.Module], x: Tensor, *, fold: bool) -> Tensor:
             x = _convolve(x, _take_blocks(pending))
             continue
         layer = pending.popleft()
-        x = normalize(layer, x, _take_activation(pending)) if suits_normalize(layer, x) else layer(x)
+        x = normalize(layer, x, _take_activation(pending, NORM_ACTIVATIONS)) if suits_normalize(layer, x) else layer(x)
     return x
 
 
@@ -121,13 +120,13 @@ def _take_blocks(pending: deque[nn.Module]) -> deque[Block]:
         norm = pending[0] if pending and isinstance(pending[0], nn.BatchNorm2d) and is_foldable(pending[0]) else None
         if norm is not None:
             pending.popleft()
-        blocks.append(Block(layer, norm, _take_activation(pending)))
+        blocks.append(Block(layer, norm, _take_activation(pending, ACTIVATIONS)))
     return blocks
 
 
-def _take_activation(pending: deque[nn.Module]) -> str:
-    """Remove the next layer if it is an activation that kernels know, and return their name of it; else "none"."""
-    name = activation_name(pending[0]) if pending and not has_hooks(pending[0]) else None
+def _take_activation(pending: deque[nn.Module], known: Container[str]) -> str:
+    """Remove the next layer if it is one of the ``known`` activations, and return its name; else "none"."""
+    name = activation_name(pending[0], known) if pending and not has_hooks(pending[0]) else None
     if name is None:
         return "none"
     pending.popleft()
@@ -175,9 +174,7 @@ def _dtype_of_layers(images: Tensor) -> torch.dtype:
 
 def _suiting(images: Tensor, blocks: Iterable[Block]) -> int:
     """How many of the blocks our own kernel runs as ``F.conv2d`` would, and faster."""
-    if type(images) is not Tensor or images.dim() != 4 or torch.compiler.is_compiling() or is_transformed():
-        return 0
-    if forward_ad._current_level >= 0:
+    if type(images) is not Tensor or images.dim() != 4 or is_watched():
         return 0
     dtype = _dtype_of_layers(images)
     # Autocast leaves parameters in float32. Our own kernel rounds them.

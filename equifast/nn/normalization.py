@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
-import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
-from ..lazy_orbit import is_transformed
 from ..ops.batch_norm_act import batch_norm_act, suits_batch_norm_act
-from .plain import has_hooks
+from .plain import has_hooks, is_watched
 
 
 def suits_normalize(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
@@ -19,9 +16,7 @@ def suits_normalize(norm: nn.Module, x: Tensor) -> TypeGuard[nn.BatchNorm2d]:
     It may not where another normalizes or watches, nor for the derivatives that only PyTorch knows. A compiler gets the
     modules as they are, since it fuses them itself.
     """
-    if type(norm) is not nn.BatchNorm2d or has_hooks(norm) or torch.compiler.is_compiling():
-        return False
-    if is_transformed() or forward_ad._current_level >= 0:
+    if type(norm) is not nn.BatchNorm2d or has_hooks(norm) or is_watched():
         return False
     running = norm.running_mean, norm.running_var
     by_batch = norm.training or running == (None, None)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-#: What kernels call each activation module. `activation_name` adds GELU, of whose two kinds they know one.
+from ..layers import ACTIVATIONS
+from ..lazy_orbit import is_transformed
+
+#: What kernels call each activation module. `activation_name` adds the two kinds of GELU.
 NAMES = {type(None): "none", nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
 
 
@@ -15,11 +21,17 @@ def needs_grad(module: nn.Module, x: Tensor) -> bool:
     return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in module.parameters()))
 
 
-def activation_name(module: nn.Module | None) -> str | None:
-    """What kernels call an activation module: "none" if there is no module, None if they don't know the activation."""
+def activation_name(module: nn.Module | None, known: Container[str] = ACTIVATIONS) -> str | None:
+    """What kernels call an activation module: "none" if there is no module, None if it is not one of the ``known``."""
+    name = NAMES.get(type(module))
     if type(module) is nn.GELU:
-        return "gelu" if module.approximate == "none" else None
-    return NAMES.get(type(module))
+        name = "gelu" if module.approximate == "none" else "gelu_tanh"
+    return name if name in known else None
+
+
+def is_watched() -> bool:
+    """Whether PyTorch has to see its own operators: a compiler, a trace, `torch.func`, derivatives in forward mode."""
+    return torch.compiler.is_compiling() or is_transformed() or forward_ad._current_level >= 0
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from ..dtypes import DTYPES, accumulate_dtype
-from ..layers import ACTIVATION_GRADIENTS, ACTIVATIONS
+from ..layers import ACTIVATION_GRADIENTS, NORM_ACTIVATIONS
 from .registry import CHOSEN, register
 
 #: All axes but that of the channels.
@@ -37,7 +37,7 @@ def batch_norm_act(
     Args:
         x: (N, C, H, W), any strides. The output is channels_last if x is.
         weight, bias: (C,), of the dtype of x or of the one that x is summed in.
-        activation: a key of `layers.ACTIVATIONS`.
+        activation: a key of `layers.NORM_ACTIVATIONS`.
 
     Returns:
         The output; mean and variance (C,), which no gradient passes through. The variance is the biased one.
@@ -72,7 +72,7 @@ def _normalized(x, weight, bias, mean, var, eps) -> tuple[Tensor, Tensor]:
 def _eager(x, weight, bias, eps, activation, channels_last):
     mean, var = _statistics(x)
     _, z = _normalized(x, weight, bias, mean, var, eps)
-    return _new(x, channels_last).copy_(ACTIVATIONS[activation](z)), mean, var
+    return _new(x, channels_last).copy_(NORM_ACTIVATIONS[activation](z)), mean, var
 
 
 def _fake(x, weight, bias, eps, activation, channels_last):
@@ -138,7 +138,7 @@ def _double_backward(ctx, *grads):
         grad, x, weight, bias = inputs
         leaves = [t for t in (x, weight, bias) if t is not None]
         _, z = _normalized(x, weight, bias, *_statistics(x), ctx.eps)
-        y = ACTIVATIONS[ctx.activation](z).to(grad.dtype)
+        y = NORM_ACTIVATIONS[ctx.activation](z).to(grad.dtype)
         found = torch.autograd.grad(y, leaves, grad, create_graph=True)
     upstream = [g for g, leaf in zip(grads, (x, weight, bias), strict=True) if leaf is not None]
     wanted = {i: t for i, t in enumerate(inputs) if ctx.needs_input_grad[i]}

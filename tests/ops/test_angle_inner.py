@@ -69,6 +69,21 @@ def test_each_tensor_in_a_layout_of_its_own(turn):
     check("D4", torch.tensor([3, 5]), tensors)
 
 
+@only("cpu", because="other backends sum in another order")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_layout_changes_a_bit(layout):
+    """With a task for each image, which gathers what is not in rows, and with too few images for that."""
+    for i, group in enumerate(("C4", "C8", "D3")):
+        for batch in (1, 4 * torch.get_num_threads()):
+            tensors = three(batch, 5, 18, 18, dtype=DTYPES[(i + len(layout)) % 4], lay_out=LAYOUTS[layout])
+            results = [
+                call("angle_inner", *arguments(group, ids(group, batch), given))[0]
+                for given in (tensors, [t.contiguous() for t in tensors], [tensors[0].contiguous(), *tensors[1:]])
+            ]
+            for other in results[1:]:
+                assert_same(results[0], other)
+
+
 def test_images_in_several_parts():
     check("D4", torch.tensor([5]), three(1, 1, 70, 70, dtype=torch.float64))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
 from equifast.backends import native
-from equifast.layers import ACTIVATIONS
+from equifast.layers import NORM_ACTIVATIONS as ACTIVATIONS
 from equifast.ops.batch_norm_act import batch_norm_act
 
 from ..backend import needs, only, over
@@ -20,7 +20,7 @@ from ..cases import DTYPES, LAYOUTS, assert_near, assert_near_overall, assert_sa
 pytestmark = needs("batch_norm_act")
 
 EPS = 1e-3
-SMOOTH = ["none", "gelu", "silu"]
+SMOOTH = ["none", "gelu", "gelu_tanh", "silu"]
 
 #: Batch, channels, height and width: one of all but the values of a channel, more lanes than values, more channels than
 #: lanes, several pieces that end unevenly.
@@ -31,7 +31,14 @@ def defined(x, weight, bias, activation):
     """By PyTorch, in float64."""
     x, weight, bias = (None if t is None else t.double() for t in (x, weight, bias))
     y = F.batch_norm(x, None, None, weight, bias, True, 0.0, EPS)
-    return y if activation == "none" else getattr(F, activation)(y)
+    return activated(y, activation)
+
+
+def activated(y, activation):
+    """By PyTorch, with a graph."""
+    if activation == "gelu_tanh":
+        return F.gelu(y, approximate="tanh")
+    return y * 1 if activation == "none" else getattr(F, activation)(y)
 
 
 def parameters(channels, dtype, affine=True):
@@ -50,7 +57,7 @@ def gradients(function, *leaves, upstream):
 
 @over(
     150,
-    [(SHAPES[i], DTYPES[i % 4], list(ACTIVATIONS)[i % 4], list(LAYOUTS)[i % 3], i % 2 == 0) for i in range(6)],
+    [(SHAPES[i], DTYPES[i % 4], list(ACTIVATIONS)[i % 5], list(LAYOUTS)[i % 3], i % 2 == 0) for i in range(6)],
     shape=st.sampled_from(SHAPES),
     dtype=st.sampled_from(DTYPES),
     activation=st.sampled_from(list(ACTIVATIONS)),
@@ -97,12 +104,13 @@ def test_activations_are_right_to_rounding(activation, dtype):
     y = batch_norm_act(x, torch.zeros_like(u), bias, EPS, activation)[0]
     (slope,) = torch.autograd.grad(y[0].sum(), bias)
     exact = u.double().requires_grad_()
-    expected = exact * 1 if activation == "none" else getattr(F, activation)(exact)
+    expected = activated(exact, activation)
     (expected_slope,) = torch.autograd.grad(expected.sum(), exact)
     unit = torch.finfo(dtype).eps
     error = (y[0].flatten().double() - expected.detach()).abs()
     assert (error <= 4 * unit * u.double().abs().clamp(min=1e-3)).all()
-    assert ((slope.double() - expected_slope).abs() <= 16 * unit).all()
+    # In float64 PyTorch's derivative of the approximation is off by 22 units itself, where 1 − tanh² cancels.
+    assert ((slope.double() - expected_slope).abs() <= (32 if activation == "gelu_tanh" else 16) * unit).all()
 
 
 @only("cpu", because="of this much care in the tail, PyTorch has none")

@@ -64,3 +64,22 @@ def test_groups_that_do_not_fit_into_arguments(group):
     order = as_group(group).order
     args = rand(1, order, 5, 6), rand(order, 1, order, 5, 6, seed=1), *action(group, "regular")[:4]
     assert_near(call("orbit_inner", *args)[0], eager("orbit_inner", *args)[0], scale=10)
+
+
+@only("cpu", because="other backends sum in another order")
+@pytest.mark.parametrize("representation", SIZES)
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one_image"])
+def test_no_layout_changes_a_bit(layout, representation):
+    """With a task for each image, which gathers what is not in rows, and with too few images for that.
+
+    An image that all elements share is multiplied in another order than copies of it.
+    """
+    for i, group in enumerate(map(as_group, ("C4", "C8", "D3"))):
+        dtype, c = DTYPES[(i + len(layout)) % 4], 2 * SIZES[representation](group.order)
+        for batch in (1, 4 * torch.get_num_threads()):
+            one = LAYOUTS[layout](rand(batch, c, 18, 18, dtype=dtype))
+            each = LAYOUTS[layout](rand(group.order * batch, c, 18, 18, dtype=dtype, seed=1)).unflatten(0, (-1, batch))
+            for u, v in ((one, one.flip(0)), (one, each), (each, one), (one.contiguous(), each)):
+                assert_same(
+                    inner(u, v, group, representation), inner(u.contiguous(), v.contiguous(), group, representation)
+                )

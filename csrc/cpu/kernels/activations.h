@@ -7,7 +7,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "common/types.h"
+#include "cpu/kernels/kernels.h"
 
 // Without it GCC calls the longer of these functions, and then vectorises no loop over them.
 #define EQUIFAST_INLINE [[gnu::always_inline]] inline
@@ -86,21 +86,39 @@ EQUIFAST_INLINE Sigmoids<A> sigmoids(A u) {
   return {u > 0 ? larger : smaller, u > 0 ? smaller : larger};
 }
 
+// GELU's approximation u·(1 + tanh z)/2, with z = √(2/π)·(u + 0.044715·u³), is u times the sigmoid of 2z.
+constexpr double kGeluScale = 1.59576912160573071176, kGeluCube = 0.044715;  // 2·√(2/π)
+template <class A>
+EQUIFAST_INLINE Sigmoids<A> gelu_sigmoids(A u) {
+  return sigmoids(A(kGeluScale) * u * (A(1) + A(kGeluCube) * (u * u)));
+}
+// Beyond 12 the derivative of the approximation is 0 or 1 to the last bit.
+template <class A>
+EQUIFAST_INLINE A gelu_tanh_slope(A u) {
+  u = u < A(-12) ? A(-12) : u;
+  u = u > A(12) ? A(12) : u;
+  const Sigmoids<A> s = gelu_sigmoids(u);
+  const A steepness = A(kGeluScale) * (A(1) + A(3 * kGeluCube) * (u * u));
+  return s.of + u * steepness * s.of * s.of_negative;
+}
+
 // σ(u)
-template <Activation kActivation, class A>
+template <NormActivation kActivation, class A>
 EQUIFAST_INLINE A activated(A u) {
-  if constexpr (kActivation == Activation::relu) return u < 0 ? A(0) : u;
-  if constexpr (kActivation == Activation::gelu) return u * normal_integral(u);
-  if constexpr (kActivation == Activation::silu) return u * sigmoids(u).of;
+  if constexpr (kActivation == NormActivation::relu) return u < 0 ? A(0) : u;
+  if constexpr (kActivation == NormActivation::gelu) return u * normal_integral(u);
+  if constexpr (kActivation == NormActivation::gelu_tanh) return u * gelu_sigmoids(u).of;
+  if constexpr (kActivation == NormActivation::silu) return u * sigmoids(u).of;
   return u;
 }
 
 // σ'(u)
-template <Activation kActivation, class A>
+template <NormActivation kActivation, class A>
 EQUIFAST_INLINE A slope(A u) {
-  if constexpr (kActivation == Activation::relu) return u <= 0 ? A(0) : A(1);
-  if constexpr (kActivation == Activation::gelu) return gelu_slope(u);
-  if constexpr (kActivation == Activation::silu) {
+  if constexpr (kActivation == NormActivation::relu) return u <= 0 ? A(0) : A(1);
+  if constexpr (kActivation == NormActivation::gelu) return gelu_slope(u);
+  if constexpr (kActivation == NormActivation::gelu_tanh) return gelu_tanh_slope(u);
+  if constexpr (kActivation == NormActivation::silu) {
     const Sigmoids<A> s = sigmoids(u);
     return s.of * (A(1) + u * s.of_negative);
   }
@@ -111,12 +129,13 @@ EQUIFAST_INLINE A slope(A u) {
 
 // Calls f.operator()<activation>() for the activation of a call.
 template <class F>
-void visit_activation(Activation activation, F f) {
+void visit_activation(NormActivation activation, F f) {
   switch (activation) {
-    case Activation::none: return f.template operator()<Activation::none>();
-    case Activation::relu: return f.template operator()<Activation::relu>();
-    case Activation::gelu: return f.template operator()<Activation::gelu>();
-    case Activation::silu: return f.template operator()<Activation::silu>();
+    case NormActivation::none: return f.template operator()<NormActivation::none>();
+    case NormActivation::relu: return f.template operator()<NormActivation::relu>();
+    case NormActivation::gelu: return f.template operator()<NormActivation::gelu>();
+    case NormActivation::gelu_tanh: return f.template operator()<NormActivation::gelu_tanh>();
+    case NormActivation::silu: return f.template operator()<NormActivation::silu>();
   }
 }
 

@@ -1,4 +1,5 @@
 // angle_inner: the derivatives of ⟨grad, canonical image⟩ by the angle and by the reflection flag of each image.
+#include "cpu/kernels/gather.h"
 #include "cpu/kernels/resample.h"
 #include "cpu/kernels/slopes.h"
 
@@ -21,7 +22,10 @@ class AngleInner {
       : a_(a),
         r_(a.resample),
         resampler_(r_, true),
-        x_(r_.channel_block, r_.H, r_.W),
+        dense_x_(a.in, r_),
+        dense_image_(a.image, r_),
+        dense_grad_(a.grad, r_),
+        padded_(r_.channel_block, r_.H, r_.W),
         u_(r_.W),
         rows_(2 * (r_.W + kSlopeLanes)) {
     for (int64_t j = 0; j < r_.W; ++j) u_[j] = j - A(r_.W - 1) / 2;
@@ -30,6 +34,9 @@ class AngleInner {
   // Writes the two derivatives for each channel of an image, (count, 2). Each channel has sums of its own, so that the
   // total does not depend on how the channels are cut into blocks.
   void run(const Site& s, double* out) {
+    x_ = dense_x_.of(s.b);
+    image_ = dense_image_.of(s.b);
+    grad_ = dense_grad_.of(s.b);
     const Action& action = r_.actions[s.e];
     if (action.exact())
       for (int64_t c = 0; c < s.count; ++c) out[2 * c] = by_angle_exact({s.e, s.b, s.c + c, 1});
@@ -41,14 +48,15 @@ class AngleInner {
   // The gradient is moved back to the pixels that were read. There the slope along an axis is the mean of those to
   // either side, which is half the difference of the two neighbours.
   double by_angle_exact(const Site& s) {
-    x_.fill(0, plane_of(a_.in, s.b, s.c), a_.in.h, r_.border);
+    padded_.fill(0, plane_of(x_, s.b, s.c), x_.h, r_.border);
     double sum = 0;
     for (int64_t i = 0; i < r_.H; i += kBand) {
       const int64_t stop = smaller(i + kBand, r_.H);
-      const A* grad = resampler_.band(a_.grad, s, s.e, i, stop);
+      const A* grad = resampler_.band(grad_, s, s.e, i, stop);
       SlopeSums<A> sums = {};
       for (int64_t k = i; k < stop; ++k, grad += r_.W) {
-        const A *here = x_.row(0, k), *above = here - x_.stride(), *below = here + x_.stride(), *u = u_.data();
+        const A *here = padded_.row(0, k), *above = here - padded_.stride(), *below = here + padded_.stride(),
+                *u = u_.data();
         const A v = k - A(r_.H - 1) / 2;
         const auto slope = [&](int64_t j) { return (here[j + 1] - here[j - 1]) * v - (below[j] - above[j]) * u[j]; };
         int64_t j = 0;
@@ -66,7 +74,7 @@ class AngleInner {
     A* grad = rows_.data();
     std::memset(grad, 0, slopes.padded_width() * sizeof(A));
     for (int64_t c = 0; c < s.count; ++c) {
-      x_.fill(c, plane_of(a_.in, s.b, s.c + c), a_.in.h, r_.border);
+      padded_.fill(c, plane_of(x_, s.b, s.c + c), x_.h, r_.border);
       out[2 * c] = 0;
     }
     for (int64_t i = 0; i < r_.H; ++i) {
@@ -75,9 +83,9 @@ class AngleInner {
         if (before && !two_cells) break;
         slopes.cells(before);
         for (int64_t c = 0; c < s.count; ++c) {
-          widen_row(plane_of(a_.grad, s.b, s.c + c) + i * a_.grad.h, grad, r_.W);
+          widen_row(plane_of(grad_, s.b, s.c + c) + i * grad_.h, grad, r_.W);
           SlopeSums<A> sums = {};
-          slopes.add(x_, c, grad, sums);
+          slopes.add(padded_, c, grad, sums);
           out[2 * c] += total<A>(sums);
         }
       }
@@ -87,13 +95,13 @@ class AngleInner {
   // ⟨grad, F·image − image⟩. The two pixels that F exchanges are taken together. The gradient is that of the reflected
   // image if there is one: then the sum changes its sign.
   double by_flag(const Site& s, int64_t c) {
-    const T *image = plane_of(a_.image, s.b, c), *grad = plane_of(a_.grad, s.b, c);
+    const T *image = plane_of(image_, s.b, c), *grad = plane_of(grad_, s.b, c);
     const int64_t W = r_.W, pairs = (W + 1) / 2;
     double sum = 0;
     for (int64_t i = 0; i < r_.H; i += kBand) {
       SlopeSums<A> sums = {};
       for (int64_t k = i; k < smaller(i + kBand, r_.H); ++k) {
-        const A *v = wide(image + k * a_.image.h, rows_.data()), *g = wide(grad + k * a_.grad.h, rows_.data() + W);
+        const A *v = wide(image + k * image_.h, rows_.data()), *g = wide(grad + k * grad_.h, rows_.data() + W);
         const auto product = [&](int64_t j) { return (g[j] - g[W - 1 - j]) * (v[W - 1 - j] - v[j]); };
         int64_t j = 0;
         for (; j + kSlopeLanes <= pairs; j += kSlopeLanes)
@@ -118,7 +126,9 @@ class AngleInner {
   const AngleArgs& a_;
   const Resample& r_;
   Resampler<T> resampler_;
-  PaddedPlanes<A> x_;
+  DenseRows<T> dense_x_, dense_image_, dense_grad_;
+  Images x_ = {}, image_ = {}, grad_ = {};  // those of a task, with dense rows
+  PaddedPlanes<A> padded_;
   Buffer<A> u_;     // (W,): the columns about the centre
   Buffer<A> rows_;  // two rows
 };

@@ -42,13 +42,13 @@ void add_squares(const A* __restrict x, const A* __restrict center, A* __restric
   }
 }
 
-template <Activation kActivation, class A>
+template <NormActivation kActivation, class A>
 void apply(const A* __restrict x, const A* __restrict mean, const A* __restrict scale, const A* __restrict shift,
            A* __restrict y, int64_t n) {
   for (int64_t k = 0; k < n; ++k) y[k] = activated<kActivation>((x[k] - mean[k]) * scale[k] + shift[k]);
 }
 
-template <Activation kActivation, class A>
+template <NormActivation kActivation, class A>
 void add_products(const A* __restrict x, const A* __restrict grad, const A* __restrict mean, const A* __restrict scale,
                   const A* __restrict shift, A* __restrict sum, A* __restrict product, int64_t n) {
   for (int64_t k = 0; k < n; ++k) {
@@ -59,7 +59,7 @@ void add_products(const A* __restrict x, const A* __restrict grad, const A* __re
   }
 }
 
-template <Activation kActivation, class A>
+template <NormActivation kActivation, class A>
 void differentiate(const A* __restrict x, const A* __restrict grad, const A* __restrict mean, const A* __restrict scale,
                    const A* __restrict shift, const A* __restrict level, const A* __restrict tilt, A* __restrict to,
                    int64_t n) {
@@ -116,7 +116,7 @@ void batch_norm_act(const BatchNormArgs& a, int64_t begin, int64_t end) {
         each_run(s, [&](int64_t i, int64_t n) {
           const A* x = run.read(a.x, i, n);
           results.write(a.out, i, n, [&](A* y) {
-            visit_activation(a.activation, [&]<Activation kActivation>() {
+            visit_activation(a.activation, [&]<NormActivation kActivation>() {
               apply<kActivation>(x, m.mean.data(), m.scale.data(), m.shift.data(), y, n);
             });
           });
@@ -139,7 +139,7 @@ void batch_norm_act_sums(const BatchNormArgs& a, int64_t begin, int64_t end) {
         product.clear(s);
         each_run(s, [&](int64_t i, int64_t n) {
           const A *x = run.read(a.x, i, n), *grad = grads.read(a.grad, i, n);
-          visit_activation(a.activation, [&]<Activation kActivation>() {
+          visit_activation(a.activation, [&]<NormActivation kActivation>() {
             add_products<kActivation>(x, grad, m.mean.data(), m.scale.data(), m.shift.data(), sum.data(),
                                       product.data(), n);
           });
@@ -169,7 +169,7 @@ void batch_norm_act_backward(const BatchNormArgs& a, int64_t begin, int64_t end)
         each_run(s, [&](int64_t i, int64_t n) {
           const A *x = run.read(a.x, i, n), *grad = grads.read(a.grad, i, n);
           results.write(a.out, i, n, [&](A* to) {
-            visit_activation(a.activation, [&]<Activation kActivation>() {
+            visit_activation(a.activation, [&]<NormActivation kActivation>() {
               differentiate<kActivation>(x, grad, m.mean.data(), m.scale.data(), m.shift.data(), level.data(),
                                          tilt.data(), to, n);
             });

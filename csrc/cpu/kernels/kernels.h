@@ -170,12 +170,15 @@ struct ContrastiveArgs {
   void* grad_vectors;  // backward: (E, B, d)
 };
 
+// What batch_norm_act applies; gelu_tanh is the approximation of GELU by tanh.
+enum class NormActivation { none, relu, gelu, gelu_tanh, silu };
+
 // Batch normalization of images (N, C, pixels), or (N, pixels, C) if channels_last, in pieces of `piece` pixels.
 // Numbers of a channel are in the accumulate type. Where they are channels_last, all pixels count as those of one
 // image.
 struct BatchNormArgs {
   Dtype dtype;
-  Activation activation;
+  NormActivation activation;
   bool channels_last;
   int64_t N, C, pixels, piece;
   const void *x, *grad;

@@ -1,6 +1,7 @@
 // The members of an orbit, for kernels that convolve them where they are made.
 #pragma once
 
+#include "cpu/kernels/gather.h"
 #include "cpu/kernels/resample.h"
 
 namespace equifast::cpu {
@@ -13,7 +14,7 @@ class Members {
   explicit Members(const OrbitConv2dArgs& a)
       : a_(a),
         resampler_(a.resample, false),
-        image_(a.in.w != 1 ? image_size() : 0),
+        dense_(a.in, a.resample),
         member_(image_size()),
         frame_(padded() ? frame_size() : 0) {
     if (padded()) std::memset(frame_.data(), 0, frame_size() * sizeof(T));
@@ -23,9 +24,8 @@ class Members {
   void prepare(int64_t b) {
     if (b == b_) return;
     b_ = b;
-    in_ = a_.in;
+    in_ = dense_.of(b);
     site_ = site_of(a_.resample, 0, b, 0);
-    if (a_.in.w != 1) gather();
     if (a_.resample.reuse_bases) resampler_.prepare(in_, site_);
   }
 
@@ -53,25 +53,13 @@ class Members {
   int64_t image_size() const { return a_.resample.C * a_.resample.H * a_.resample.W; }
   int64_t frame_size() const { return a_.conv.C * a_.conv.H * a_.conv.W; }
 
-  // Copies the image to scratch, where the pixels of a row are neighbours.
-  void gather() {
-    const Resample& r = a_.resample;
-    const T* image = static_cast<const T*>(in_.data) + site_.b * in_.b;
-    T* to = image_.data();
-    for (int64_t c = 0; c < r.C; ++c)
-      for (int64_t i = 0; i < r.H; ++i, to += r.W) {
-        const T* from = image + c * in_.c + i * in_.h;
-        for (int64_t j = 0; j < r.W; ++j) to[j] = from[j * a_.in.w];
-      }
-    in_ = {image_.data(), 0, 0, r.H * r.W, r.W, 1};
-  }
-
   const OrbitConv2dArgs& a_;
   Resampler<T> resampler_;
   int64_t b_ = -1;
   Images in_ = {};
   Site site_ = {};
-  Buffer<T> image_, member_, frame_;
+  DenseRows<T> dense_;
+  Buffer<T> member_, frame_;
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
 // orbit_inner: out[b, e] = ⟨ρ S_e u, v⟩. A strip of rows serves all elements while it is in the cache.
+#include "cpu/kernels/gather.h"
 #include "cpu/kernels/products.h"
 #include "cpu/kernels/resample.h"
 
@@ -13,9 +14,10 @@ class OrbitInner {
   using A = Acc<T>;
 
   explicit OrbitInner(const ResampleArgs& a)
-      : a_(a),
-        r_(a.resample),
+      : r_(a.resample),
         resampler_(r_, false),
+        dense_u_(a.in, r_),
+        dense_v_(a.second, r_),
         sums_(r_.channel_block * r_.order * kTile),
         tile_(kTile * kTile),
         turned_(kTile * kTile) {}
@@ -23,9 +25,11 @@ class OrbitInner {
   // Writes ⟨ρ S_e u, v⟩ for each channel and element, (count, E). Each channel has sums of its own, so that the total
   // does not depend on how the channels are cut into blocks.
   void run(Site s, double* out) {
+    u_ = dense_u_.of(s.b);
+    v_ = dense_v_.of(s.b);
     std::memset(out, 0, s.count * r_.order * sizeof(double));
-    const bool members_are_made = r_.mixing || r_.permutation || a_.in.e;
-    if (members_are_made && r_.reuse_bases) resampler_.prepare(a_.in, s);
+    const bool members_are_made = r_.mixing || r_.permutation || u_.e;
+    if (members_are_made && r_.reuse_bases) resampler_.prepare(u_, s);
     for (int64_t i = 0; i < r_.H; i += kTile) {
       std::memset(sums_.data(), 0, s.count * r_.order * kTile * sizeof(A));
       const int64_t stop = smaller(i + kTile, r_.H);
@@ -39,24 +43,24 @@ class OrbitInner {
   // Rows [i, stop) of each member, times the same rows of v.
   void with_members(Site s, int64_t i, int64_t stop) {
     for (s.e = 0; s.e < r_.order; ++s.e) {
-      const A* rows = resampler_.band(a_.in, s, s.e, i, stop);
+      const A* rows = resampler_.band(u_, s, s.e, i, stop);
       for (int64_t c = 0; c < s.count; ++c, rows += (stop - i) * r_.W)
         for (int64_t j = 0; j < r_.W; j += kTile)
           add_products(Values<A>{rows + j, r_.W, stop - i, smaller(kTile, r_.W - j)},
-                       Landing<T>{v_of(s, s.e, c) + i * a_.second.h + j, a_.second.h, false}, sums_of(c, s.e));
+                       Landing<T>{v_of(s, s.e, c) + i * v_.h + j, v_.h, false}, sums_of(c, s.e));
     }
   }
 
   // Rows [i, stop) of u and of each base image, times the pixels of v that the elements move them to.
   void with_bases(const Site& s, int64_t i, int64_t stop) {
     for (int64_t k = -1; k < r_.bases; ++k) {
-      const A* rows = k < 0 ? nullptr : resampler_.base_band(a_.in, s, k, i, stop);
+      const A* rows = k < 0 ? nullptr : resampler_.base_band(u_, s, k, i, stop);
       for (int64_t c = 0; c < s.count; ++c) {
-        const T* source = u_of(s, c) + i * a_.in.h;
+        const T* source = u_of(s, c) + i * u_.h;
         for (int64_t j = 0; j < r_.W; j += kTile) {
           const int64_t columns = smaller(kTile, r_.W - j);
           if (k < 0) fetch_ahead(s, c, i * r_.W + j * kTile);
-          const Values<A> tile = k < 0 ? wide(source + j, a_.in.h, stop - i, columns)
+          const Values<A> tile = k < 0 ? wide(source + j, u_.h, stop - i, columns)
                                        : Values<A>{rows + c * (stop - i) * r_.W + j, r_.W, stop - i, columns};
           add_elements(s, c, k, i, j, tile);
         }
@@ -71,8 +75,7 @@ class OrbitInner {
       if (r_.base[e] != base) continue;
       const Permutation p(r_.actions[e].code);
       if (p.transposed && !turned.data) turned = transposed(tile, turned_.data());
-      add_products(p.transposed ? turned : tile, landing(p, v_of(s, e, c), a_.second.h, r_.H, r_.W, i, j),
-                   sums_of(c, e));
+      add_products(p.transposed ? turned : tile, landing(p, v_of(s, e, c), v_.h, r_.H, r_.W, i, j), sums_of(c, e));
     }
   }
 
@@ -91,8 +94,8 @@ class OrbitInner {
     const bool same_image = s.c + s.count < r_.C;
     const Site next = {0, same_image ? s.b : s.b + 1, same_image ? s.c + s.count : 0, 0};
     if (next.b == r_.B || next.c + c >= r_.C) return;
-    fetch(u_of(next, c), a_.in.h, first);
-    fetch(v_of(next, 0, c), a_.second.h, first);
+    if (!dense_u_.gathers()) fetch(u_of(next, c), u_.h, first);
+    if (!dense_v_.gathers()) fetch(v_of(next, 0, c), v_.h, first);
   }
   [[gnu::always_inline]] inline void fetch(const T* plane, int64_t stride, int64_t first) const {
     constexpr int64_t kLine = 64 / sizeof(T);
@@ -101,17 +104,18 @@ class OrbitInner {
   }
 
   const T* u_of(const Site& s, int64_t c) const {
-    return static_cast<const T*>(a_.in.data) + s.b * a_.in.b + (s.c + c) * a_.in.c;
+    return static_cast<const T*>(u_.data) + s.b * u_.b + (s.c + c) * u_.c;
   }
   const T* v_of(const Site& s, int64_t e, int64_t c) const {
-    return static_cast<const T*>(a_.second.data) + e * a_.second.e + s.b * a_.second.b + (s.c + c) * a_.second.c;
+    return static_cast<const T*>(v_.data) + e * v_.e + s.b * v_.b + (s.c + c) * v_.c;
   }
   A* sums_of(int64_t c, int64_t e) const { return &sums_[(c * r_.order + e) * kTile]; }
 
-  const ResampleArgs& a_;
   const Resample& r_;
   Resampler<T> resampler_;
-  Buffer<A> sums_;  // (channel block, E, kTile): of one strip, by columns of its tiles
+  DenseRows<T> dense_u_, dense_v_;
+  Images u_ = {}, v_ = {};  // those of a task, with dense rows
+  Buffer<A> sums_;          // (channel block, E, kTile): of one strip, by columns of its tiles
   Buffer<A> tile_, turned_;
 };
 

@@ -13,6 +13,9 @@ namespace {
 // Rows of scratch at a time. A band is as high as the largest tile of a transpose, and it stays in the L1 cache.
 constexpr int64_t kBand = 16;
 
+// Images of a task up to this size stay in the L2 cache until they are interpolated.
+constexpr int64_t kFetchBytes = 1 << 20;
+
 // Where a task reads: channels [c, c + count) of image (e, b).
 struct Site {
   int64_t e, b, c, count;
@@ -41,6 +44,7 @@ class Resampler {
   // Interpolates an image once for each distinct base. Until the next call, all elements read these base images.
   void prepare(const Images& in, const Site& s) {
     if (!r_.bases) return;
+    fetch(in, s);
     bases_.resize(r_.bases * r_.channel_block * r_.H * r_.W);
     for (int64_t k = 0; k < r_.bases; ++k) interpolate_base(in, s, k, 0, r_.H, base_plane(k, 0), plane());
   }
@@ -79,6 +83,7 @@ class Resampler {
   // Writes rows [i0, i1) of element e, times the weight if there is one, to contiguous planes (count, H, W) at out; or
   // to contiguous (H, W, C), where channels are interleaved.
   void write(const Images& in, const Site& s, int64_t e, int64_t i0, int64_t i1, const A* weight, T* out) {
+    if (interpolates_source(e)) fetch(in, s);
     if (!weight && !r_.mixing && write_without_scratch(in, s, e, i0, i1, out)) return;
     for (int64_t i = i0; i < i1; i += kBand) {
       const int64_t stop = smaller(i + kBand, i1), n = (stop - i) * row_values();
@@ -117,6 +122,19 @@ class Resampler {
   static const T* source(const Images& in, const Site& s, int64_t c) {
     return static_cast<const T*>(in.data) + s.e * in.e + s.b * in.b + c * in.c;
   }
+  // Asks for the images of a task in the order of their addresses, in which memory delivers best. The rows of a rotated
+  // image go across them, which no processor foresees: without this, `act` takes 1.4 times as long, and 1.6 times in
+  // channels_last (64×3×224×224 on one core). GCC drops calls of functions that do nothing but fetch, so this is
+  // inlined.
+  [[gnu::always_inline]] inline void fetch(const Images& in, const Site& s) const {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    if (s.count * r_.H * r_.W * int64_t(sizeof(T)) > kFetchBytes) return;
+    for (int64_t c = 0; c < parts(s); ++c)
+      for (int64_t i = 0; i < r_.H; ++i)
+        for (int64_t j = 0; j < row_values(); j += kLine)
+          __builtin_prefetch(source(in, s, s.c + c) + i * in.h + j, 0, 2);
+  }
+
   // Of an element, or of a base image.
   Interpolator<A>& interpolator_of(int64_t e) { return interpolator(e, r_.actions[e].matrix()); }
   Interpolator<A>& interpolator_of_base(int64_t k) {

@@ -16,18 +16,18 @@ Tensor angle_inner(Tensor x, Tensor image, Tensor grad, Tensor element, std::vec
     STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), "image, grad: expected the dtype of x");
   }
   check_ids(element, sizes[0]);
-  const ResamplePlan plan(x, "x", sizes, table, {}, {}, padding_mode, {});
+  ResamplePlan plan(x, "x", sizes, table, {}, {}, padding_mode, {});
   const Resample& r = plan.resample;
   STD_TORCH_CHECK(0 < turns && turns <= r.order, "turns: expected 1 to ", r.order, ", got ", turns);
   STD_TORCH_CHECK((r.H + 4) * (r.W + 4) <= INT32_MAX, "x: expected planes of less than 2^31 pixels");
   if (x.numel() == 0) return zeros(x, {r.B, 2}, accumulate_dtype(x));
-  const Tensor dense_x = with_dense_rows(x), dense_image = with_dense_rows(image), dense_grad = with_dense_rows(grad);
+  const std::vector<Tensor> operands = plan.gatherable({x, image, grad});
   const Tensor ids = checked_ids(element, r.order);
   std::vector<double> partial(r.B * r.C * 2);
   const AngleArgs args = {.resample = r,
-                          .in = images_of(dense_x),
-                          .image = images_of(dense_image),
-                          .grad = images_of(dense_grad),
+                          .in = images_of(operands[0]),
+                          .image = images_of(operands[1]),
+                          .grad = images_of(operands[2]),
                           .element = static_cast<const int64_t*>(ids.const_data_ptr()),
                           .turns = turns,
                           .out = partial.data()};

@@ -2,8 +2,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
+#include <utility>
 
-#include "common/convolution.h"
 #include "cpu/runtime/resample_plan.h"
 #include "cpu/runtime/run.h"
 
@@ -12,6 +12,17 @@ namespace {
 
 // Values of x that a task handles: they stay in the first-level cache between two readings.
 constexpr int64_t kPieceValues = 1 << 13;
+
+NormActivation activation_of(const std::string& name) {
+  constexpr std::pair<const char*, NormActivation> kNames[] = {{"none", NormActivation::none},
+                                                               {"relu", NormActivation::relu},
+                                                               {"gelu", NormActivation::gelu},
+                                                               {"gelu_tanh", NormActivation::gelu_tanh},
+                                                               {"silu", NormActivation::silu}};
+  for (const auto& [known, activation] : kNames)
+    if (name == known) return activation;
+  STD_TORCH_CHECK(false, "activation: expected none, relu, gelu, gelu_tanh or silu, got '", name, "'");
+}
 
 Tensor new_like(const Tensor& x, bool channels_last) {
   const auto sizes = image_sizes(x, "x");

@@ -23,11 +23,11 @@ Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, std::vector<in
   if (u.numel() == 0) return zeros(u, {r.B, r.order}, accumulate_dtype(u));
   if (!r.mixing)
     r.channel_block = std::clamp<int64_t>(kBlockBytes / (2 * r.H * r.W * u.element_size()), 1, r.channel_block);
-  const Tensor dense_u = with_dense_rows(u), dense_v = with_dense_rows(v);
+  const std::vector<Tensor> operands = plan.gatherable({u, v});
   std::vector<double> partial(r.B * r.C * r.order);
   const ResampleArgs args = {.resample = r,
-                             .in = images_of(dense_u),
-                             .second = images_of(dense_v),
+                             .in = images_of(operands[0]),
+                             .second = images_of(operands[1]),
                              .weights = nullptr,
                              .element = nullptr,
                              .out = partial.data()};

@@ -10,9 +10,9 @@
 
 namespace equifast::cpu {
 
-Tensor with_dense_rows(const Tensor& t) {
-  return t.stride(-1) == 1 || t.size(-1) <= 1 ? t : torch::stable::contiguous(t);
-}
+bool has_dense_rows(const Tensor& t) { return t.stride(-1) == 1 || t.size(-1) <= 1; }
+
+Tensor with_dense_rows(const Tensor& t) { return has_dense_rows(t) ? t : torch::stable::contiguous(t); }
 
 Tensor with_dense_pixels(const Tensor& t) {
   using torch::stable::transpose;
@@ -122,6 +122,14 @@ ResamplePlan::ResamplePlan(const Tensor& images, const char* name, const std::ar
 
 Tensor ResamplePlan::readable(const Tensor& images) const {
   return resample.interleaved > 1 ? with_dense_pixels(images) : with_dense_rows(images);
+}
+
+std::vector<Tensor> ResamplePlan::gatherable(const std::vector<Tensor>& images) {
+  if (std::all_of(images.begin(), images.end(), has_dense_rows)) return images;
+  if (one_task_an_image(resample.B)) return resample.channel_block = resample.C, images;
+  std::vector<Tensor> copies;
+  for (const Tensor& t : images) copies.push_back(with_dense_rows(t));
+  return copies;
 }
 
 Tensor ResamplePlan::new_outputs(const Tensor& images, int64_t batch) const {

@@ -7,7 +7,10 @@
 
 namespace equifast::cpu {
 
-// The tensor itself if the pixels of a row are neighbours in memory, else a contiguous copy.
+// Whether the pixels of a row are neighbours in memory.
+bool has_dense_rows(const Tensor& t);
+
+// The tensor itself if they are, else a contiguous copy.
 Tensor with_dense_rows(const Tensor& t);
 
 // The tensor itself if the channels of a pixel are neighbours in memory, else a copy in channels_last.
@@ -56,6 +59,9 @@ class ResamplePlan {
 
   // The images as the kernels read them, a copy if need be.
   Tensor readable(const Tensor& images) const;
+  // The same for kernels that gather images in another layout themselves: then a task has all channels of an image. A
+  // copy is made where that would leave threads idle.
+  std::vector<Tensor> gatherable(const std::vector<Tensor>& images);
   // Uninitialized outputs of these images, for `batch` of them.
   Tensor new_outputs(const Tensor& images, int64_t batch) const;
 
