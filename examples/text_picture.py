@@ -30,8 +30,8 @@ def draw(path: Path, lines: Lines, texts: tuple[list[str], list[str]], of_lines,
         for k, axes in enumerate(upper.subplots(1, 4)):
             _picture(axes, pages[k].rot90(k, (1, 2)))
         first, second = lower.subplots(1, 2, width_ratios=(1, 2))
-        bars(first, "% of lines read, C2", ["0°", "180°"], *of_lines, legend=False)
-        bars(second, "% of pages oriented, C4", ["0°", "90°", "180°", "270°"], *of_pages, legend=False)
+        bars(first, "% of lines read", ["0°", "180°"], *of_lines, legend=False)
+        bars(second, "% of pages oriented", ["0°", "90°", "180°", "270°"], *of_pages, legend=False)
         save(figure, path, dpi=100)
 
 
