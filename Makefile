@@ -44,7 +44,7 @@ test-reference: .venv/native
 demo: .venv/demo
 	$(PY) examples/demo.py
 	$(PY) examples/album.py
-	$(PY) examples/text.py
+	$(PY) examples/text.py --lines 60 --pages 20
 
 bench: .venv/peers
 	$(PY) -m benchmarks

@@ -3,22 +3,18 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import torch
+from bars import ACCENT, FAINT, MUTED, STYLE, bars, save
 from data import Photograph
 from faces import Faces
-from figure import ACCENT, FAINT, INK, MUTED, PALE, save
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse, FancyBboxPatch, Rectangle
 
 WALL, COAT, SKIN = "#e9edf0", "#8fa0ae", "#c3cdd5"  # of silhouettes
-STYLE = {"font.family": "DejaVu Sans", "text.color": INK}
 TITLE = "A face detector puts photographs upright by its own score; its boxes and landmarks are carried back"
 COLUMNS = 5
+VIEWS = ["0°", "90°", "180°", "270°"]
 
 
 class Shown(NamedTuple):
@@ -44,7 +40,7 @@ def draw(path: Path, pictures: list[Shown], alone: list[int], canonical: list[in
             _title(axes, f"stored {90 * shown.element}° off" if shown.element else "stored upright", shown.element > 0)
         for axes in cells[len(pictures) : -1]:
             axes.set_axis_off()
-        _bars(cells[-1], alone, canonical)
+        bars(cells[-1], "faces found", VIEWS, alone, canonical)
         save(figure, path, dpi=90)
 
 
@@ -64,7 +60,7 @@ def draw_silhouettes(path: Path, pictures: list[Shown], alone: list[int], canoni
             _silhouettes(lower, upright, 0)
             _faces(lower, upright._replace(boxes=upright.boxes[:0]), upright, size)
             _title(lower, "put upright", False)
-        _bars(figure.add_subplot(grid[:, -1]), alone, canonical)
+        bars(figure.add_subplot(grid[:, -1]), "faces found", VIEWS, alone, canonical)
         save(figure, path, dpi=90)
 
 
@@ -106,20 +102,3 @@ def _silhouettes(axes: Axes, faces: Faces, element: int) -> None:
         style = f"round,pad=0,rounding_size={1.1 * wide}"
         axes.add_patch(FancyBboxPatch(corner, *body, boxstyle=style, color=COAT, linewidth=0))
         axes.add_patch(Ellipse((x, y), *head, color=SKIN, linewidth=0))
-
-
-def _bars(axes: Axes, alone: list[int], canonical: list[int]) -> None:
-    """Faces found in each view."""
-    for offset, values, color, ink, name in (
-        (-0.2, alone, PALE, MUTED, "the detector alone"),
-        (0.2, canonical, ACCENT, ACCENT, "with equifast, C4"),
-    ):
-        places = [i + offset for i in range(len(values))]
-        axes.bar(places, values, 0.36, color=color, label=name)
-        for place, value in zip(places, values, strict=True):
-            axes.annotate(f"{value}", (place, value), (0, 3), textcoords="offset points", ha="center", color=ink)
-    axes.set_xticks(range(len(alone)), [f"{90 * i}°" for i in range(len(alone))])
-    axes.set(yticks=[], ylim=(0, 1.35 * max(canonical)), title="faces found at each angle")
-    axes.tick_params(length=0, colors=MUTED)
-    axes.spines[:].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", fontsize=10.5)
