@@ -43,6 +43,8 @@ test-reference: .venv/native
 
 demo: .venv/demo
 	$(PY) examples/demo.py
+	$(PY) examples/album.py
+	$(PY) examples/text.py
 
 bench: .venv/peers
 	$(PY) -m benchmarks
