@@ -1,6 +1,6 @@
 """Networks of ImageNet on cut-outs and photographs, turned four ways: who decides which way is up, and at what cost.
 
-    python examples/imagenet.py [--steps 200] [--threads 2] [--publish]
+    python examples/imagenet.py [--steps 120] [--threads 2] [--publish]
 
 The orientation is chosen by the network's own confidence, by a linear function of its logits, or by a small network of
 its own; the last two are trained on upright cut-outs. The rival is the mean of the network's outputs for all four.
@@ -84,11 +84,32 @@ def photographs(size: int) -> Pictures:
 
 
 @torch.inference_mode()
-def orbit_logits(network: nn.Module, images: Tensor, title: str, batch: int = 1) -> tuple[Tensor, Tensor]:
-    """Logits (N, 4, 1000) of the orbit of each image, and the element that the network is most confident of."""
+def orbit_logits(network: nn.Module, images: Tensor, title: str = "") -> Tensor:
+    """Logits (N, 4, 1000) of the orbit of each image."""
     module = equifast.nn.Canonicalizer(network, "C4", score=scores.confidence).eval()
-    forms = [module(x) for x in tqdm(images.split(batch), desc=title, ncols=100, leave=False)]
-    return torch.cat([form.vectors for form in forms]), torch.cat([form.element for form in forms])
+    one_by_one = tqdm(images.split(1), desc=title, ncols=100, leave=False, disable=not title)
+    return torch.cat([module(x).vectors for x in one_by_one])
+
+
+def turned(logits: Tensor, turn: int) -> Tensor:
+    """Logits (N, 4, 1000) of the orbits of images that are turned by so many quarters: the same, in another order."""
+    return logits.roll(turn, 1)
+
+
+def check(network: nn.Module, images: Tensor, logits: Tensor) -> None:
+    """Raise an error unless turned images really have the logits that `turned` says, and the same canonical ones."""
+    module = equifast.nn.Canonicalizer(network, "C4", score=scores.confidence).eval()
+    for turn in range(1, 4):
+        with torch.inference_mode():
+            form = module(torch.rot90(images, turn, (2, 3)))
+        torch.testing.assert_close(form.vectors, turned(logits, turn), atol=1e-2, rtol=1e-2)
+        if not torch.equal(form.element, confident(turned(logits, turn))):
+            raise RuntimeError(f"elements: expected those of the same orbit at {90 * turn}°, got others")
+
+
+def confident(logits: Tensor) -> Tensor:
+    """The element (N,) of whose logits the network is most confident."""
+    return scores.confidence(logits.flatten(0, 1)).view(logits.shape[:2]).argmax(1)
 
 
 def answers(logits: Tensor, chosen: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -114,25 +135,32 @@ def chosen_by(judges: list[Callable], inputs: Tensor, fold: Tensor) -> Tensor:
 
 
 def run(
-    network: nn.Module, trained: Pictures, tested: dict[str, Pictures], small: list[Callable], bar: str
+    network: nn.Module, title: str, cuts: Pictures, tested: dict[str, Tensor], photos: Pictures, small: list[Callable]
 ) -> list[dict]:
-    """Accuracy of every method on every data set, at every angle; rates of images that are left as they are."""
-    turns = range(4)
-    upright, _ = orbit_logits(network, trained.images, f"{bar}, upright cut-outs")
-    linear = [orientation.linear(upright[trained.fold != k]) for k in range(FOLDS + 1)]
+    """Accuracy of every method at every angle, and the rate of upright images that it leaves as they are.
+
+    ``tested``: which of the cut-outs belong to each data set, (N,) bool; the photographs are one more.
+
+    The network sees each orbit once, for the four turns of a picture have the same one; `check` makes sure of that.
+    """
+    upright = orbit_logits(network, cuts.images, title)
+    linear = [orientation.linear(upright[cuts.fold != k]) for k in range(FOLDS + 1)]
+    parts = {name: (Pictures(*(part[mine] for part in cuts)), upright[mine]) for name, mine in tested.items()}
+    parts[f"{len(photos.images)} photographs"] = photos, orbit_logits(network, photos.images, title)
     rows = []
-    for title, pictures in tested.items():
+    for name, (pictures, logits) in parts.items():
+        check(network, pictures.images[:2], logits[:2])
         by_method: dict[str, dict] = {}
-        for turn in turns:
-            images = torch.rot90(pictures.images, turn, (2, 3))
-            logits, confident = orbit_logits(network, images, f"{bar}, {title} at {90 * turn}°")
+        for turn in range(4):
+            seen = turned(logits, turn)
+            images = orientation.shrink(torch.rot90(pictures.images, turn, (2, 3)))
             chosen = {
-                "own confidence": confident,
-                "linear, trained": chosen_by(linear, logits, pictures.fold),
-                "small network, trained": chosen_by(small, orientation.shrink(images), pictures.fold),
+                "own confidence": confident(seen),
+                "linear, trained": chosen_by(linear, seen, pictures.fold),
+                "small network, trained": chosen_by(small, images, pictures.fold),
             }
-            for method, classes in answers(logits, chosen).items():
-                row = by_method.setdefault(method, {"method": method, "data": title, "accuracy": []})
+            for method, classes in answers(seen, chosen).items():
+                row = by_method.setdefault(method, {"method": method, "data": name, "accuracy": []})
                 row["accuracy"].append(round(accuracy(classes, pictures.right), 2))
                 if turn == 0 and method in chosen:
                     row["upright"] = round(100 * (chosen[method] == 0).double().mean().item(), 2)
@@ -143,15 +171,15 @@ def run(
 @torch.inference_mode()
 def cost(network: nn.Module, images: Tensor, small: nn.Module, rounds: int = 21) -> dict[str, float]:
     """Milliseconds of CPU time for one image: medians, taking turns in one process."""
-    confident = equifast.nn.Canonicalizer(network, "C4", score=scores.confidence).eval()
+    judge = equifast.nn.Canonicalizer(network, "C4", score=scores.confidence).eval()
 
     def by_confidence() -> Tensor:
-        form = confident(images)
+        form = judge(images)
         return form.vectors[torch.arange(len(images)), form.element]
 
     ways = {
         "alone": lambda: network(images),
-        "mean of the 4 outputs": lambda: confident(images).vectors.softmax(2).mean(1),
+        "mean of the 4 outputs": lambda: judge(images).vectors.softmax(2).mean(1),
         "own confidence": by_confidence,
         "small network, trained": lambda: network(small(images).image),
     }
@@ -162,7 +190,7 @@ def cost(network: nn.Module, images: Tensor, small: nn.Module, rounds: int = 21)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=200, help="training steps of the small network")
+    parser.add_argument("--steps", type=int, default=120, help="training steps of the small network")
     parser.add_argument("--threads", type=int, default=2, help="1 is faster on a busy machine")
     parser.add_argument(
         "--publish", action="store_true", help="write examples/results and the page of the documentation"
@@ -181,12 +209,10 @@ def main() -> None:
             modules = [orientation.small(shrunk[cuts.fold != k], options.steps) for k in range(FOLDS + 1)]
         known = cuts.right.any(1)
         animals = known & torch.tensor([stamp.path.startswith("animals/") for stamp in stamps])
-        tested = {
-            f"{int(animals.sum())} animals": Pictures(*(part[animals] for part in cuts)),
-            f"{int((known & ~animals).sum())} other cut-outs": Pictures(*(part[known & ~animals] for part in cuts)),
-            "20 photographs": photographs(size),
-        }
-        rows = run(network, cuts, tested, [orientation.activations(module) for module in modules], name)
+        others = known & ~animals
+        tested = {f"{int(animals.sum())} animals": animals, f"{int(others.sum())} other cut-outs": others}
+        judges = [orientation.activations(module) for module in modules]
+        rows = run(network, name, cuts, tested, photographs(size), judges)
         runs += [{"network": name, **row} for row in rows]
         times[name] = cost(network, cuts.images[:1], orientation.whole(modules[0]))
     results = {"stamps": len(stamps), "steps": options.steps, "threads": options.threads, "ms": times, "runs": runs}
