@@ -18,7 +18,7 @@ PICTURE = Path("pictures/aerial.png")
 ABROAD = "Florida"  # no other photograph shows such a forest, so nothing of it can be learned from the others
 NOTE = """\
 Accuracy in percent on a photograph that was left out of training, by the angle of the camera, and its mean over all
-angles; ± is the standard deviation over the seeds. But for its own column, Florida is left out of the figures: no
+angles; ± is the standard deviation over several seeds. But for its own column, Florida is left out of the figures: no
 other photograph shows such a forest, so that nothing of it can be learned from them. Spread: by how much the
 probability of a tree differs between views of one window, on average, over quarter turns and over all eight views.
 Seconds: CPU time to train on two photographs.\
@@ -65,9 +65,9 @@ def mean(results: dict, method: str, key: Callable[[dict], float], **where: obje
 
 
 def deviation(results: dict, method: str, key: Callable[[dict], float]) -> float:
-    """Standard deviation over the seeds of the mean over photographs; 0 of a single seed."""
+    """Standard deviation over the seeds of the mean over photographs."""
     means = [mean(results, method, key, seed=seed) for seed in _seeds(results)]
-    return statistics.stdev(means) if len(means) > 1 else 0.0
+    return statistics.stdev(means)
 
 
 def stored(run: dict) -> float:
@@ -85,7 +85,8 @@ def _accuracies(results: dict) -> str:
     rows = []
     for method in methods(results):
         row = [f"{mean(results, method, lambda run, i=i: run['accuracy'][i]):.1f}" for i in range(len(VIEWS))]
-        row += [f"{mean(results, method, turned):.1f} ± {deviation(results, method, turned):.1f}"]
+        spread = f" ± {deviation(results, method, turned):.1f}" if len(_seeds(results)) > 1 else ""
+        row += [f"{mean(results, method, turned):.1f}{spread}"]
         row += [f"{mean(results, method, turned, test=name):.1f}" for name in results["trees"]]
         row += [f"{mean(results, method, lambda run, i=i: run['spread'][i]):.3f}" for i in range(2)]
         rows.append([method, *row, f"{mean(results, method, lambda run: run['seconds']):.1f}"])
@@ -121,13 +122,15 @@ def findings(results: dict) -> str:
     gain = {method: mean(results, method, turned) for method in methods(results)}
     best = max(gain, key=lambda method: gain[method])
     plain, learned, fixed, random = "plain", "canonicalizer C8, trained", "canonicalizer C8, random", "random C8 turns"
-    sun, smooth = mean(results, plain, stored) - gain[plain], mean(results, learned, interpolated)
+    upright = {method: mean(results, method, stored) for method in methods(results)}
+    sun, smooth = upright[plain] - gain[plain], mean(results, learned, interpolated)
     spread = [mean(results, method, lambda run: run["spread"][0]) for method in (learned, random)]
     leaks = [mean(results, learned, lambda run, k=k: run[f"{k}_leak"]) for k in ("turned", "stored")]
     lines = [
         f"* The plain network loses {sun:.1f} points from the angle of the photographs to the mean of all angles."
         if sun > 0
         else f"* The plain network loses nothing by turns: {-sun:.1f} points better over all angles than as stored.",
+        f"* Where nothing is turned, at 0°: {_against(upright[random], upright[plain], random, plain)}",
         f"* The highest mean is that of *{best}*, {gain[best]:.1f} %; "
         f"{_against(gain[learned], gain[random], learned, random)}",
         f"* A choice that is trained and a random one: {_against(gain[learned], gain[fixed], learned, fixed)}",
