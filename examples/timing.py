@@ -60,12 +60,14 @@ def compare(module: equifast.nn.Canonicalizer, x: Tensor, rounds: int = 7) -> Ti
     return Times(scale * ours, theirs / ours, scale * our_rest, their_rest / our_rest)
 
 
-def interleaved(*contenders: Callable[[], object], rounds: int) -> list[float]:
-    """Median seconds of each contender, taking turns, after one round to warm up."""
+def interleaved(
+    *contenders: Callable[[], object], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Median seconds of each contender by that clock, taking turns, after one round to warm up."""
     seconds: list[list[float]] = [[] for _ in contenders]
     for _ in range(rounds + 1):
         for taken, contender in zip(seconds, contenders, strict=True):
-            start = time.perf_counter()
+            start = clock()
             contender()
-            taken.append(time.perf_counter() - start)
+            taken.append(clock() - start)
     return [statistics.median(taken[1:]) for taken in seconds]

@@ -191,13 +191,38 @@ def test_the_album_knows_how_its_photographs_are_stored(data):
     assert second.pixels.shape == (3, 4, 6) and second.pixels.dtype == torch.uint8
 
 
-def test_stamps_keep_their_alpha_and_cartoons_stay_out(data):
-    names = ["animals/goose.png", "animals/cartoon/duck.png", "food/nuts/almond.png"]
-    goose = png("RGBA", (2, 3), (1, 2, 3, 4))
-    put(data, "tuxpaint-stamps-default", {f"./usr/share/tuxpaint/stamps/{name}": goose for name in names})
-    assert list(data.stamps()) == ["animals/goose.png", "food/nuts/almond.png"]
-    (stamp,) = data.stamps("animals").values()
-    assert stamp.shape == (4, 3, 2) and stamp[:, 0, 0].tolist() == [1, 2, 3, 4]
+def test_stamps_keep_their_alpha_and_name_and_drawings_stay_out(data):
+    names = ["animals/goose", "animals/cartoon/duck", "food/nuts/almond", "symbols/one", "animals/goose_mirror"]
+    root = "./usr/share/tuxpaint/stamps"
+    files = {f"{root}/{name}.png": png("RGBA", (2, 3), (1, 2, 3, 4)) for name in names}
+    files |= {f"{root}/{name}.txt": b"A goose.\nde.utf8=Eine Gans.\n" for name in names[:4]}
+    put(data, "tuxpaint-stamps-default", files | {f"{root}/animals/goose.ogg": b""})
+    stamps = data.stamps()
+    assert [stamp.path for stamp in stamps] == ["animals/goose.png", "food/nuts/almond.png"]
+    assert stamps[0].name == "A goose."
+    assert stamps[0].pixels.shape == (4, 3, 2) and stamps[0].pixels[:, 0, 0].tolist() == [1, 2, 3, 4]
+
+
+def test_aerial_photographs_have_crowns(data):
+    box = "<object><bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>4</xmax><ymax>6</ymax></bndbox></object>"
+    files = {}
+    for file in data.pictures.AERIAL.values():
+        files[f"deepforest/data/{file}.png"] = png("RGB", (6, 4), (1, 2, 3))
+        files[f"deepforest/data/{file}.xml"] = f"<annotation>{2 * box}</annotation>".encode()
+    put(data, "deepforest", files)
+    photographs = data.aerial()
+    assert [photograph.name for photograph in photographs] == list(data.pictures.AERIAL)
+    for photograph in photographs:
+        assert photograph.pixels.shape == (3, 4, 6) and photograph.crowns.tolist() == [[1, 2.5, 4, 6]] * 2
+
+
+def test_classes_come_in_the_order_of_their_numbers(data):
+    files = {
+        "imagenet_synset_to_lemma.txt": b"n1\ttench, Tinca tinca\nn0\tgoldfish\nn2\tunused\n",
+        "imagenet_synsets.txt": b"n0\nn1\n",
+    }
+    put(data, "timm", {f"timm/data/_info/{name}": raw for name, raw in files.items()})
+    assert data.imagenet() == [["goldfish"], ["tench", "Tinca tinca"]]
 
 
 def test_mobilenet_has_the_published_size_and_torchvisions_names(data):

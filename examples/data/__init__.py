@@ -5,23 +5,43 @@ Networks of photographs take RGB from 0 to 255, and scale it themselves.
 """
 
 from .archives import ARCHIVES, Unavailable, credits, files, missing, read
+from .classes import allowed, classes, imagenet
 from .networks import centerface, digit_network, efficientnet, mobilenet, page_orientation, text_recognizer
-from .pictures import LABELS, LabelledImages, Photograph, album, digits, fashion, index, photographs, stamps
+from .pictures import (
+    LABELS,
+    Aerial,
+    LabelledImages,
+    Photograph,
+    Stamp,
+    aerial,
+    album,
+    digits,
+    fashion,
+    index,
+    photographs,
+    stamps,
+)
 
 __all__ = [
     "ARCHIVES",
     "LABELS",
+    "Aerial",
     "LabelledImages",
     "Photograph",
+    "Stamp",
     "Unavailable",
+    "aerial",
     "album",
+    "allowed",
     "centerface",
+    "classes",
     "credits",
     "digit_network",
     "digits",
     "efficientnet",
     "fashion",
     "files",
+    "imagenet",
     "index",
     "missing",
     "mobilenet",

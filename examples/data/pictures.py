@@ -50,14 +50,58 @@ def album() -> list[Photograph]:
     return [Photograph(name, _tensor(found[name]), angles[name]) for name in sorted(angles) if name.endswith(".jpg")]
 
 
-def stamps(folder: str = "*") -> dict[str, Tensor]:
-    """Cut-outs with alpha, upright: uint8 RGBA (4, H, W) by path, such as ``"animals/birds/goose.png"``.
+class Stamp(NamedTuple):
+    """An upright cut-out with alpha: a path such as ``"animals/birds/hen.png"``, what it is called, uint8 (4, H, W)."""
 
-    Those of one folder, such as ``"animals"``; cartoons are left out. The archive has 117 MB, a few seconds to read.
-    """
-    found = files("tuxpaint-stamps-default", f"*/stamps/{folder}/*.png")
-    photographic = {path: raw for path, raw in found.items() if "/cartoon/" not in path}
-    return {path.split("/stamps/")[1]: _tensor(raw, "RGBA") for path, raw in photographic.items()}
+    path: str
+    name: str
+    pixels: Tensor
+
+
+#: Folders of stamps that are photographs; whatever is in a folder of `DRAWN` is not.
+PHOTOGRAPHIC = {"animals", "food", "hobbies", "household", "medical", "plants", "sports", "town", "vehicles"}
+DRAWN = {"cartoon", "toys", "plastic", "flags", "roadsigns"}
+
+
+def stamps() -> list[Stamp]:
+    """The photographic cut-outs of tuxpaint, once each. The archive has 161 MB, and takes some seconds to read."""
+    found = files("tuxpaint-stamps-default", "*/stamps/*.[pt][nx][gt]")
+    found = {path.split("/stamps/")[1]: raw for path, raw in found.items()}
+    kept = []
+    for path, raw in found.items():
+        folder, *inner, _ = path.split("/")
+        text = found.get(path.removesuffix(".png") + ".txt")
+        if path.endswith(".png") and text and folder in PHOTOGRAPHIC and not DRAWN & set(inner):
+            name = text.decode(errors="replace").splitlines()[0]
+            kept.append(Stamp(path, name, _tensor(raw, "RGBA")))
+    return kept
+
+
+class Aerial(NamedTuple):
+    """An aerial photograph, uint8 (3, H, W), and the boxes of tree crowns in it (N, 4): left, top, right, bottom."""
+
+    name: str
+    pixels: Tensor
+    crowns: Tensor
+
+
+#: Files of deepforest in which all trees are marked, in the format of Pascal VOC, by the place that they show.
+AERIAL = {
+    "Yellowstone 1": "2019_YELL_2_528000_4978000_image_crop2",
+    "Yellowstone 2": "2019_YELL_2_541000_4977000_image_crop",
+    "Florida": "OSBS_029",
+}
+
+
+def aerial() -> list[Aerial]:
+    """Three photographs from above with 914 trees. A fourth one, on which few living trees are marked, is left out."""
+    found, edges = files("deepforest", "deepforest/data/*.[px][nm][gl]"), ("xmin", "ymin", "xmax", "ymax")
+    photographs = []
+    for name, file in AERIAL.items():
+        boxes = ElementTree.fromstring(found[f"deepforest/data/{file}.xml"]).iter("bndbox")
+        crowns = torch.tensor([[float(box.findtext(edge)) for edge in edges] for box in boxes])
+        photographs.append(Aerial(name, _tensor(found[f"deepforest/data/{file}.png"]), crowns))
+    return photographs
 
 
 class LabelledImages(NamedTuple):
