@@ -16,8 +16,8 @@ from .orbit_vectors import NETWORK_DTYPES, Network, orbit_vectors
 
 def canonicalize(
     x: Tensor,
-    network: Network | None,
-    reference: Tensor | None,
+    network: Network | None = None,
+    reference: Tensor | None = None,
     *,
     group: Group | str,
     beta: float = 1.0,
@@ -63,8 +63,8 @@ def canonicalize(
         padding_mode: "border" or "zeros", beyond the edge of an image.
         score: vectors (E·B, d) → activations (E·B,) in place of the reference, such as `scores.confidence` of a
             classifier's logits.
-        activations: (B, E) from elsewhere (the direct method, EquiAdapt); then network and reference are None. −inf
-            masks an element.
+        activations: (B, E) from elsewhere, such as `nn.EquivariantNetwork` (the direct method, EquiAdapt); then network
+            and reference are None. −inf masks an element.
         network_dtype: ``torch.bfloat16`` or ``torch.float16``: the network runs under autocast to it. Parameters, the
             vectors that it returns, their scores and the images keep float32 or what they have.
 

@@ -150,8 +150,8 @@ def as_group(group: Group | str) -> Group:
     return (DihedralGroup if letter == "D" else CyclicGroup)(int(n))
 
 
-def _cosine(k: int, n: int) -> float:
-    """cos(90°·k/n) for 0 ≤ k ≤ n, such that ``_cosine(n - k, n)`` is the matching sine to the last bit."""
+def cosine(k: int, n: int) -> float:
+    """cos(90°·k/n) for 0 ≤ k ≤ n, such that ``cosine(n - k, n)`` is the matching sine to the last bit."""
     if 2 * k <= n:
         return math.cos(math.pi / 2 * k / n)
     return math.sin(math.pi / 2 * (n - k) / n)
@@ -165,6 +165,6 @@ def _action_table(n: int, reflections: bool, inverse: bool) -> tuple[float, ...]
             # g·x reads x at g⁻¹p, and g⁻¹·x reads it at gp; a reflection is its own inverse.
             turns = j if inverse or r else -j % n
             quarters, remainder = divmod(4 * turns, n)
-            c, s = _cosine(remainder, n), _cosine(n - remainder, n)
+            c, s = cosine(remainder, n), cosine(n - remainder, n)
             rows += (quarters + 4 * r, c, s, -s, c)
     return tuple(float(v) for v in rows)

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .choice import OrbitLosses, OrbitScores, is_usable, logits, select
+from .disc import within_disc
 from .dtypes import accumulate_dtype
+from .frames import carrying_table, lifting_table
 from .geometry import IDENTITY, STEPS, Matrix, factor, rows
 from .groups import Group, as_group
 from .representations import channel_action
@@ -88,6 +90,54 @@ def orbit_conv2d_pool(
         x, weight, bias, group=group, stride=stride, padding=padding, dilation=dilation, padding_mode=padding_mode
     )
     return (y if activation == "none" else getattr(F, activation)(y)).mean((2, 3))
+
+
+def lift_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    group: Group | str,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    padding_mode: str = "border",
+) -> Tensor:
+    """``F.conv2d`` of what each member looks at: (B, C, H, W) → (E·B, C_out, H', W'). `nn.LiftConv2d` is the module.
+
+    That is the orbit where all elements are exact; elsewhere that of the inscribed disc, in frames that are turned.
+    """
+    group = as_group(group)
+    x = x if group.permutes(*x.shape[2:]) else within_disc(x)
+    members = torch.cat([sample(x, row, padding_mode) for row in rows(lifting_table(group, *x.shape[2:]))])
+    return F.conv2d(members, weight, bias, stride, padding, dilation)
+
+
+def group_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    group: Group | str,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+    padding_mode: str = "border",
+) -> Tensor:
+    """``out[e] = bias + Σ_k g_k·conv2d(x[e·k], weight[:, k])``: (E·B, C, H, W) → (E·B, C_out, H', W').
+
+    ``weight`` is (C_out, E·C, kH, kW), place by place. `nn.GroupConv2d` is the module.
+    """
+    group = as_group(group)
+    members, filters = x.unflatten(0, (group.order, x.shape[0] // group.order)), weight.chunk(group.order, 1)
+    out = []
+    for e in range(group.order):
+        maps = [members[group.compose(e, k)] for k in range(group.order)]
+        seen = [F.conv2d(y, w, None, stride, padding, dilation) for y, w in zip(maps, filters, strict=True)]
+        table = rows(carrying_table(group, *seen[0].shape[2:]))
+        out.append(torch.stack([sample(y, row, padding_mode) for y, row in zip(seen, table, strict=True)]).sum(0))
+    y = torch.cat(out)
+    return y if bias is None else y + bias[:, None, None]
 
 
 def orbit_scores(

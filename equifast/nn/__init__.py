@@ -3,7 +3,9 @@
 from .canonicalizer import Canonicalizer
 from .conv_network import ConvNetwork
 from .crop_resize import CropResize
+from .equivariant_network import EquivariantNetwork
 from .fusion import FusedNetwork, fuse_first_layer
+from .group_conv2d import GroupBatchNorm, GroupConv2d, LiftConv2d, PooledGroupConv2d
 from .orbit_conv2d import OrbitConv2d
 from .tiny_canonicalizer import PooledOrbitConv2d, TinyCanonicalizer
 
@@ -11,8 +13,13 @@ __all__ = [
     "Canonicalizer",
     "ConvNetwork",
     "CropResize",
+    "EquivariantNetwork",
     "FusedNetwork",
+    "GroupBatchNorm",
+    "GroupConv2d",
+    "LiftConv2d",
     "OrbitConv2d",
+    "PooledGroupConv2d",
     "PooledOrbitConv2d",
     "TinyCanonicalizer",
     "fuse_first_layer",
