@@ -11,7 +11,7 @@ CLASSES = 10
 SHAPE = (1, 28, 28)
 
 #: Of EquiOptAdapt's scorer: channels, kernel size, layers, length of the vectors. Layers have stride 2.
-SCORER = (16, 5, 3, 64)
+SCORER = (16, 7, 2, 64)
 
 #: Of EquiAdapt's equivariant network: channels, kernel size, layers; and their stride. An epoch takes as long as one of
 #: the scorer with C4, and 1.4 times as long with C8 and D4.
