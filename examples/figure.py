@@ -66,7 +66,7 @@ def draw(path: Path, parts: list[Part]) -> None:
             top -= 0.33
             _curve(figure, 4.62 - number * 3.77, part)
         _bracket(figure, OUTPUT + LARGE + 0.16, 7.14 - LARGE / 2, PITCH)
-        _save(figure, path)
+        save(figure, path)
 
 
 def _example(figure: Figure, top: float, example: Example) -> None:
@@ -153,10 +153,10 @@ def _say(figure: Figure, x: float, y: float, text: str, size: float, **style) ->
     figure.text(x / WIDTH, y / HEIGHT, text, fontsize=size, **style)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, dpi: int = 120) -> None:
     """Render, then keep the 256 colours that matter: a third of the size."""
     raw = io.BytesIO()
-    figure.savefig(raw, dpi=120)
+    figure.savefig(raw, dpi=dpi)
     plt.close(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.open(raw).convert("RGB").quantize(256).save(path, optimize=True)

@@ -2,6 +2,7 @@
 
 import sys
 import types
+import warnings
 
 import torch
 
@@ -9,6 +10,8 @@ from .archives import load
 
 #: What onnx2torch imports of torchvision, and needs for detectors with regions only.
 UNUSED = ("nms", "batched_nms", "roi_align", "RoIAlign", "DeformConv2d")
+
+warnings.filterwarnings("ignore", message="Using a non-tuple sequence", module="onnx2torch")
 
 
 def from_onnx(raw: bytes) -> torch.nn.Module:
