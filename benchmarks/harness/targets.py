@@ -68,6 +68,8 @@ TARGETS = (
     Target("training step", ("equiadapt",), 9.0, 8.0, groups=("D4",), labels=STRAIGHT_THROUGH),
     Target("training step, outside the network", ("equiadapt",), 15.0, 15.0, labels=STRAIGHT_THROUGH),
     Target("training step, peak memory", ("equiadapt",), 1 / 3, 1 / 3, at_least=False),
+    Target("direct method", ("equiadapt",), 3.0, None, labels=None),
+    Target("direct method, training step", ("equiadapt",), 3.0, None, labels=None),
     Target("tax", ("ResNet-50",), 0.01, 0.02, at_least=False, groups=("C4",)),
     Target("crop_resize", PLAIN[:1], 2.0, None),
     Target("crop_resize, backward", PLAIN[:1], 3.0, None),

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import equifast.compat.equiadapt as ours
+from equifast.compat.equiadapt.images.canonicalization_networks import converted
 
 from .. import peers
 
@@ -296,6 +297,43 @@ def test_networks_of_e2cnn(theirs, kind, name):
         assert attributes == (kind, 4, 4 if kind == "rotation" else 8, 8 if name == "ESCNNEquivariantNetwork" else 16)
     assert results[0][2].keys() == results[1][2].keys()
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+@pytest.mark.parametrize("kernel", [3, 4])
+@pytest.mark.parametrize(
+    ("kind", "n"), [("rotation", 2), ("rotation", 4), ("roto-reflection", 2), ("roto-reflection", 4)]
+)
+def test_converted_networks_of_e2cnn(theirs, kind, n, kernel, layers):
+    """Activations, their gradients by the images, statistics of training; and the canonicalizer takes the network."""
+    torch.manual_seed(1)
+    shape = (3, 24, 24)
+    network = theirs.ESCNNEquivariantNetwork(shape, 4, kernel, group_type=kind, num_rotations=n, num_layers=layers)
+    x, results = smooth(3, shape), []
+    network(x)  # so that the running statistics are no longer those of the start
+    own = converted(network, shape)
+    assert own.training and own.num_group_elements == network.num_group_elements
+    for made in (network, own):
+        for module in made.modules():
+            if hasattr(module, "p"):
+                module.p = 0.0  # the two would drop other values
+        made(x)  # and so that those of training agree too
+        made.eval()
+        images = x.clone().requires_grad_()
+        activations = made(images)
+        weights = torch.linspace(1, 2, activations.shape[1])
+        module = ours.GroupEquivariantImageCanonicalization(made, settings(n, group_type=kind), shape).eval()
+        with torch.no_grad():
+            canonical = module(x)
+        gradient = torch.autograd.grad((activations * weights).sum(), images)[0]
+        results.append((activations, gradient, canonical, module.canonicalization_info_dict["group_element"]))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
+def test_only_exact_networks_are_converted(theirs):
+    network = theirs.ESCNNEquivariantNetwork((3, 24, 24), 4, 3, num_rotations=8, num_layers=2)
+    with pytest.raises(ValueError, match="network: expected 1, 2 or 4 rotations, which are exact, got 8"):
+        converted(network, (3, 24, 24))
 
 
 def test_blocks_of_e2cnn_know_their_sizes():

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from . import custom_equivariant_networks, custom_group_equivariant_layers, custom_nonequivariant_networks
+from .conversion import converted
 from .custom_equivariant_networks import CustomEquivariantNetwork
 from .custom_group_equivariant_layers import (
     RotationEquivariantConv,
@@ -36,6 +37,7 @@ __all__ = [
     "RotoReflectionEquivariantConvLift",
     "WideResNet101Network",
     "WideResNet50Network",
+    "converted",
     "custom_equivariant_networks",
     "custom_group_equivariant_layers",
     "custom_nonequivariant_networks",

@@ -12,6 +12,9 @@ from .custom_group_equivariant_layers import (
     RotoReflectionEquivariantConvLift,
 )
 
+#: Bytes of feature maps at once.
+CHUNK_BYTES = 4 << 20
+
 LAYERS = {
     "rotation": (RotationEquivariantConvLift, RotationEquivariantConv),
     "roto-reflection": (RotoReflectionEquivariantConvLift, RotoReflectionEquivariantConv),
@@ -49,7 +52,16 @@ class CustomEquivariantNetwork(nn.Module):
         for _ in range(num_layers - 1):
             layers += (nn.ReLU(), conv(out_channels, out_channels, 1, num_rotations, device=device))
         self.eqv_network = nn.Sequential(*layers)
+        self._channels = out_channels * num_rotations * (2 if group_type == "roto-reflection" else 1)
         self.group_type, self.num_rotations = group_type, num_rotations
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.eqv_network(x).mean((1, 3, 4))
+        # Where no graph is recorded, a few images at a time stay in the caches.
+        alone = not torch.is_grad_enabled() and x.device.type == "cpu" and not torch.compiler.is_compiling()
+        step = max(CHUNK_BYTES // max(self._channels * x[:1, 0].nbytes, 1), 1) if alone else max(x.shape[0], 1)
+        return torch.cat([self._activations(part) for part in x.split(step)])
+
+    def _activations(self, x: Tensor) -> Tensor:
+        y = self.eqv_network[:-1](x)
+        # torch's stubs declare every attribute of a module as a Tensor or a Module.
+        return self.eqv_network[-1].mean(y)  # type: ignore[operator]

@@ -70,9 +70,18 @@ class _GroupConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W), or (B, in_channels, E, H, W) after the first layer → (B, out_channels, E, H', W')."""
         x = x if self.lifts else x.flatten(1, 2)
-        y = F.conv2d(x, self.moved_weights(), stride=self.stride, padding=self.padding)
-        y = y.unflatten(1, (self.out_channels, self.group.order))
-        return y if self.bias is None else y + self.bias[None, :, None, None, None]
+        bias = None if self.bias is None else self.bias.repeat_interleave(self.group.order)
+        y = F.conv2d(x, self.moved_weights(), bias, self.stride, self.padding)
+        return y.unflatten(1, (self.out_channels, self.group.order))
+
+    def mean(self, x: Tensor) -> Tensor:
+        """``forward(x).mean((1, 3, 4))``, (B, E), by mean filters and, if they are 1×1, of mean pixels."""
+        x = x if self.lifts else x.flatten(1, 2)
+        filters = self.moved_weights().unflatten(0, (self.out_channels, self.group.order)).mean(0)
+        if (self.kernel_size, self.stride, self.padding) == (1, 1, 0):
+            x = x.mean((2, 3), keepdim=True)
+        y = F.conv2d(x, filters, None, self.stride, self.padding).mean((2, 3))
+        return y if self.bias is None else y + self.bias.mean()
 
 
 class RotationEquivariantConvLift(_GroupConv):
