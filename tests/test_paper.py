@@ -98,6 +98,17 @@ def test_killed_runs_end_like_one_that_was_not(paper, tmp_path):
     assert not list(tmp_path.rglob("*.unfinished"))
 
 
+def test_data_sets_are_cut_to_the_budget(paper, monkeypatch):
+    """From what `examples/data` has, with the labels of the images that are taken."""
+    parts = [torch.rand(6, 1, 28, 28), torch.arange(6), torch.rand(4, 1, 28, 28), torch.arange(4)]
+    whole = SimpleNamespace(train=parts[0], train_labels=parts[1], test=parts[2], test_labels=parts[3], source="here")
+    monkeypatch.setitem(sys.modules, "data", SimpleNamespace(fashion=lambda: whole, digits=lambda: None))
+    split = paper("datasets").load("fashion", 5, 3)
+    expected = (parts[0][:5], parts[1][:5], parts[2][:3], parts[3][:3])
+    assert all(torch.equal(one, other) for one, other in zip(split[:4], expected, strict=True))
+    assert split.source == "here"
+
+
 def test_runs_come_after_their_parents_and_have_names_of_their_own(paper):
     plan = paper("plan")
     for budget in (plan.FULL, plan.QUICK):
