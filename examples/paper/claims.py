@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.harness.report import table
 
 from .methods import METHODS
-from .plan import DATA, GROUPS
+from .plan import CANONICALIZED, DATA, GROUPS, MOVED
 from .plots import TITLES
 from .summary import Cell, Mean, Result, gap, paired, seconds_to
 
@@ -23,7 +23,7 @@ SHARE = 1 / 3
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 CURVES = """As the paper's Figure 2: both methods in the published package and in equifast, with the same loss (prior
-without beta, and the contrastive term of EquiOptAdapt), optimizer, learning rate and batches of 256 upright images.
+without beta, and the contrastive term of EquiOptAdapt), optimizer and batches of 256 upright images.
 The scorers are the same network. EquiAdapt's networks are of the same size, with steerable filters (e2cnn) in the
 published package and free ones in equifast. The contenders of a curve ran one after another in one process. Time is
 that of training steps alone. Lines of one kind are the seeds.
@@ -52,7 +52,7 @@ def settings(found: Found) -> Iterator[tuple[str, str]]:
 def _angles(found: Found) -> str:
     """How far the worst angle lies below the upright accuracy of the frozen classifier alone."""
     kinds = [("vanilla", False), ("augmentation", True)]
-    kinds += [(method, tuned) for method in ("equiadapt", "equioptadapt") for tuned in (False, True)]
+    kinds += [(method, tuned) for method in (*CANONICALIZED, MOVED) for tuned in (False, True)]
     rows, met = [], {kind: [0, 0] for kind in kinds}
     for data, group in settings(found):
         row, upright = [f"{TITLES[data]}, {group}"], found.get((data, group, "vanilla", False))

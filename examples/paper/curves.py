@@ -20,7 +20,7 @@ from benchmarks.harness import published
 
 from . import methods, networks
 from .plan import CANONICALIZED, Curve
-from .train import BATCH, RATE, seed_of
+from .train import BATCH, seed_of
 
 #: Test images that the identity metric is taken of, and how many steps lie between two points of a curve.
 WATCHED = 1000
@@ -120,19 +120,21 @@ def measure(curve: Curve, images: Tensor, watched: Tensor) -> dict[str, dict[str
         except published.Unavailable as error:
             found[name] = {"missing": str(error)}
             continue
-        found[name] = _points(contender, curve, name, images, watched[:WATCHED])
+        optimizer = torch.optim.AdamW(contender.parameters(), lr=methods.METHODS[method].rate)
+        found[name] = _points(contender, optimizer, curve, name, images, watched[:WATCHED])
     return found
 
 
-def _points(contender: Contender, curve: Curve, name: str, images: Tensor, watched: Tensor) -> dict[str, list]:
-    optimizer = torch.optim.AdamW([p for p in contender.parameters() if p.requires_grad], lr=RATE)
+def _points(
+    contender: Contender, optimizer: torch.optim.Optimizer, curve: Curve, name: str, images: Tensor, watched: Tensor
+) -> dict[str, list]:
     generator = torch.Generator().manual_seed(seed_of(curve.id, "batches"))
     points: dict[str, list] = {"steps": [], "seconds": [], "identity": []}
     seconds = 0.0
     for step in tqdm(range(curve.steps + 1), desc=f"{curve.id}, {name}", leave=False, ncols=100, mininterval=0.5):
         if step % INTERVAL == 0 or step == curve.steps:
             contender.train(False)
-            with torch.inference_mode():
+            with torch.no_grad():
                 identity = contender.identity(watched).item()
             contender.train()
             for key, value in (("steps", step), ("seconds", seconds), ("identity", identity)):

@@ -11,6 +11,9 @@ GROUPS = ("C4", "C8", "D4")
 #: Those with a canonicalizer, the direct method first.
 CANONICALIZED = ("equiadapt", "equioptadapt")
 
+#: EquiOptAdapt on moved images, for the groups that interpolate.
+MOVED, INTERPOLATED = "moved", ("C8",)
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -102,7 +105,7 @@ def runs(budget: Budget) -> Iterator[Run]:
                 # As many epochs as a canonicalizer and its tuning take together.
                 epochs = budget.canonicalizer + budget.tuning
                 yield Run(data, "augmentation", seed, epochs, group, tuned=True, parent=upright)
-                for method in CANONICALIZED:
+                for method in (*CANONICALIZED, MOVED) if group in INTERPOLATED else CANONICALIZED:
                     frozen = Run(data, method, seed, budget.canonicalizer, group, parent=upright)
                     yield frozen
                     yield Run(data, method, seed, budget.tuning, group, tuned=True, parent=frozen)

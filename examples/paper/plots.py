@@ -10,15 +10,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from . import methods
-from .plan import DATA, GROUPS
+from .plan import DATA, GROUPS, MOVED
 from .summary import Cell, Result
 
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 COLORS = {"vanilla": "#999999", "augmentation": "#e69f00", "equiadapt": "#56b4e9", "equioptadapt": "#0072b2"}
+COLORS[MOVED] = "#d55e00"
 LINES = {"equifast": "-", "equiadapt": "--"}
 
 #: How a method is trained where a plot has room for one curve of it.
-SHOWN = {"vanilla": False, "augmentation": True, "equiadapt": False, "equioptadapt": False}
+SHOWN = {"vanilla": False, "augmentation": True, "equiadapt": False, "equioptadapt": False, MOVED: False}
 
 
 def angles(path: Path, found: dict[tuple[str, str, str, bool], Cell]) -> None:

@@ -15,7 +15,6 @@ from .plan import Run
 from .storage import Store
 
 BATCH = 256
-RATE = 2e-3
 
 
 def train(run: Run, images: Tensor, labels: Tensor, store: Store) -> tuple[methods.Model, float]:
@@ -36,16 +35,16 @@ def train(run: Run, images: Tensor, labels: Tensor, store: Store) -> tuple[metho
     """
     torch.manual_seed(seed_of(run.id, "weights"))
     model = methods.model(run)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=RATE)
+    optimizer = torch.optim.AdamW(methods.rates(run, model))
+    rates = [part["lr"] for part in optimizer.param_groups]
     batches = -(-len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, run.epochs * batches, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, run.epochs * batches, pct_start=0.1)
     done, seconds = 0, 0.0
-    settings = [run.epochs, len(images), BATCH, RATE]
+    settings = [run.epochs, len(images), BATCH, rates]
     if (state := store.load(run.id)) is not None:
         if state["settings"] != settings:
             raise RuntimeError(
-                f"{run.id}: expected a checkpoint of {settings} (epochs, images, batch, rate), got one of "
+                f"{run.id}: expected a checkpoint of {settings} (epochs, images, batch, rates), got one of "
                 f"{state['settings']}; delete {store.checkpoints} and {store.results}"
             )
         model.load_state_dict(state["model"])
