@@ -27,13 +27,14 @@ fetched from package registries; the paper's own data sets cannot.
 """
 
 COLUMNS = """*Vanilla*: the classifier alone, trained on upright images. *Augmentation*: the same classifier, trained
-further on images that are moved by random elements of the group. *EquiAdapt*, the direct method: an equivariant network chooses
-the element that is undone before the classifier. *EquiOptAdapt*: any network scores the orbit. Both canonicalizers see
-upright training images only, and no labels. The prior asks for the identity on every one of them, so it is the prior
-that tells what upright means; EquiOptAdapt has a contrastive term, too. *EquiOptAdapt, moved* isn't in the paper: it
-sees these images moved by random elements, and the prior asks for that element. For C4 and D4 that is the same. With C8
-a network that sees upright images only may learn that the sharp member is the upright one, because members that are
-turned by 45° are interpolated.
+further on images that are moved by random elements of the group. *EquiAdapt*, the direct method: an equivariant
+network chooses the element that is undone before the classifier. *EquiOptAdapt*: any network scores the orbit. Both
+canonicalizers see upright training images only, and no labels. The prior asks for the identity on every one of them,
+so it is the prior that tells what upright means; EquiOptAdapt has a contrastive term, too, and no artifact loss, as
+in the published configuration. *EquiOptAdapt, moved* isn't in the paper: it sees these images moved by random
+elements, and the prior asks for that element. For C4 and D4 that is the same. With C8 a network that sees upright
+images only may learn that the sharp member is the upright one, because members that are turned by 45° are
+interpolated.
 
 *Frozen*: the classifier is the upright one, as it was. *Tuned*: classifier and canonicalizer are trained together for
 one epoch more, on upright images (vanilla: the classifier alone). All start from the same upright classifier of their
