@@ -9,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from equifast import as_group
+
 from . import methods
 from .plan import DATA, GROUPS, MOVED
 from .summary import Cell, Result
@@ -16,6 +18,7 @@ from .summary import Cell, Result
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 COLORS = {"vanilla": "#999999", "augmentation": "#e69f00", "equiadapt": "#56b4e9", "equioptadapt": "#0072b2"}
 COLORS[MOVED] = "#d55e00"
+MARKERS = {"vanilla": "o", "augmentation": "s", "equiadapt": "x", "equioptadapt": "o", MOVED: "^"}
 LINES = {"equifast": "-", "equiadapt": "--"}
 
 #: How a method is trained where a plot has room for one curve of it.
@@ -23,20 +26,24 @@ SHOWN = {"vanilla": False, "augmentation": True, "equiadapt": False, "equioptada
 
 
 def angles(path: Path, found: dict[tuple[str, str, str, bool], Cell]) -> None:
-    """Accuracy at each element, a panel for each data set and group."""
+    """Accuracy at each element, a panel for each data set and group; lines end where reflections begin."""
     figure, grid = plt.subplots(len(DATA), len(GROUPS), figsize=(11, 5.6), squeeze=False, layout="constrained")
+    labels = {}
     for row, data in zip(grid, DATA, strict=True):
         for axes, group in zip(row, GROUPS, strict=True):
+            n, order = as_group(group).n, as_group(group).order
             for method, tuned in SHOWN.items():
                 if (cell := found.get((data, group, method, tuned))) is not None:
-                    values = [100 * value for value in cell.angles]
-                    axes.plot(values, "o-", color=COLORS[method], label=methods.METHODS[method].title, markersize=4)
-            order = len(values)
+                    style = {"color": COLORS[method], "marker": MARKERS[method], "markersize": 4, "alpha": 0.8}
+                    for start in range(0, order, n):
+                        places = range(start, start + n)
+                        (line,) = axes.plot(places, [100 * cell.angles[e] for e in places], **style)
+                    labels[methods.METHODS[method].title] = line
             axes.set(title=f"{TITLES[data]}, {group}", ylim=(0, 101), xticks=range(order))
-            axes.set_xticklabels(_elements(group, order), rotation=90 if order > 4 else 0, fontsize=7)
+            axes.set_xticklabels(_elements(n, order), rotation=90 if order > 4 else 0, fontsize=7)
             axes.grid(alpha=0.3)
         row[0].set_ylabel("accuracy, %")
-    grid[0][0].legend(fontsize=7, loc="lower left")
+    figure.legend(labels.values(), labels.keys(), fontsize=8, loc="outside lower center", ncols=len(labels))
     _save(figure, path)
 
 
@@ -64,9 +71,8 @@ def _key(title: str) -> str:
     return next(key for key, method in methods.METHODS.items() if method.title == title)
 
 
-def _elements(group: str, order: int) -> list[str]:
+def _elements(n: int, order: int) -> list[str]:
     """A name for each element: its angle, with a bar in front where it reflects first."""
-    n = int(group[1:])
     return [("|" if e >= n else "") + f"{360 * (e % n) // n}°" for e in range(order)]
 
 

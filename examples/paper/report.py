@@ -74,6 +74,7 @@ def page(results: list[Result]) -> str:
     parts += ["## What was run\n", COLUMNS]
     if found:
         parts.append("![Accuracy at each element of the group, for all methods](accuracy_by_angle.png)\n")
+        parts.append("A bar before an angle means that the image is reflected, then turned.\n")
     for data in DATA:
         for group in GROUPS:
             some = [cell for cell in found.values() if (cell.data, cell.group) == (data, group)]
