@@ -1,7 +1,8 @@
-# make test | demo | pictures | bench | gpu | wheel | lint | clean. The first run makes .venv; later ones redo only what
-# changed.
+# make test | demo | pictures | paper | bench | gpu | wheel | lint | clean. The first run makes .venv; later ones redo only
+# what changed.
 # make test-library, test-reference, test-kernels, test-emulation, test-compiled, test-peers: its parts, each a process for
 # one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
+# make paper: the paper's experiments, about an hour; PAPER=--quick: a few minutes. What has a result isn't run again.
 # make gpu: all that needs a GPU, with the torch that $(PYTHON) has, else with that of .venv; GPU='--dry-run' needs none.
 
 TORCH := torch==2.13.0
@@ -15,7 +16,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
 PARTS := test-library test-emulation test-peers test-reference test-compiled
-.PHONY: test test-kernels $(PARTS) demo pictures bench gpu wheel lint clean
+.PHONY: test test-kernels $(PARTS) demo pictures paper bench gpu wheel lint clean
 
 # Two parts at a time. The first needs no peers, which are installed meanwhile. The longest is next. The last runs compilers
 # on all cores, so none is idle at the end.
@@ -51,6 +52,9 @@ demo: .venv/demo
 pictures: .venv/demo
 	$(PY) examples/imagenet.py
 	$(PY) examples/aerial.py
+
+paper: .venv/demo .venv/peers
+	PYTHONPATH=examples $(PY) -m paper $(PAPER)
 
 bench: .venv/peers
 	$(PY) -m benchmarks
