@@ -13,7 +13,6 @@ from equifast.dtypes import accumulate_dtype
 from equifast.frames import carrying_table, lifting_table
 from equifast.geometry import IDENTITY, ROW, factor, rows
 from equifast.nn import GroupBatchNorm, GroupConv2d, LiftConv2d, OrbitConv2d, PooledGroupConv2d
-from equifast.nn._seen import seen
 
 from .cases import DTYPES, LAYOUTS, assert_near, assert_near_overall, assert_same, rand
 from .test_nn import randomize
@@ -189,28 +188,17 @@ def test_pooled_is_the_mean_of_what_is_summed(group, options):
             maps = whole(x.double())
             if group.permutes(*maps.shape[2:]):
                 assert_near_overall(actual, maps.mean((2, 3)))
-            # Without turning: the convolution of all places, each seen from its member.
+            # Without turning: the means of all places, each seen from its member.
             z = F.conv2d(x.double(), torch.cat(whole.weight.chunk(group.order, 1)), None, *_sizes(whole))
-            expected = seen(z, group).mean((3, 4)).sum(0)
+            places = z.mean((2, 3)).unflatten(0, (group.order, 2)).unflatten(2, (group.order, 3))
+            members = range(group.order)
+            expected = torch.cat([sum(places[group.compose(e, k), :, k] for k in members) for e in members])
         assert actual.dtype == dtype
         assert_near_overall(actual, expected if whole.bias is None else expected + whole.bias)
 
 
 def _sizes(conv):
     return conv.stride, conv.padding, conv.dilation
-
-
-@pytest.mark.parametrize("group", GROUPS, ids=str)
-def test_seen_is_a_permutation(group):
-    """Forward it is its definition; backward it is the inverse, which for a permutation is the adjoint."""
-    order = group.order
-    for layout in ("contiguous", "channels_last", "transposed"):
-        places = LAYOUTS[layout](rand(order * 2, order * 3, 4, 5)).requires_grad_()
-        out = seen(places, group)
-        blocks = places.unflatten(0, (order, 2)).unflatten(2, (order, 3))
-        for k, e in itertools.product(range(order), repeat=2):
-            assert_same(out[k].unflatten(0, (order, 2))[e], blocks[group.compose(e, k), :, k])
-        assert_same(torch.autograd.grad(out, places, out.detach())[0], places.detach())
 
 
 def matrix(table, e):

@@ -40,7 +40,8 @@ ARROWS = {
     "lazy_orbit": "groups ops orbit_functions",
     "orbit_vectors": "groups lazy_orbit",
     "canonicalize": "canonical_form checks choice estimators groups ops orbit_vectors",
-    "nn": "canonical_form canonicalize checks disc dtypes estimators frames groups layers lazy_orbit ops orbit_vectors",
+    "nn": "canonical_form canonicalize checks disc dtypes estimators frames geometry groups layers lazy_orbit ops "
+    "orbit_vectors",
     "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
     "info": "backends kernels.host",
 }

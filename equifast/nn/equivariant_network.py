@@ -14,8 +14,8 @@ from .group_conv2d import GroupBatchNorm, GroupConv2d, LiftConv2d, PooledGroupCo
 from .orbit_conv2d import OrbitConv2d
 from .plain import has_hooks, needs_grad
 
-#: Bytes of the largest intermediate result at once, where the batch may be run in parts.
-CHUNK_BYTES = 8 << 20
+#: Bytes of one layer's output at once, where the batch may be run in parts.
+CHUNK_BYTES = 4 << 20
 
 
 class EquivariantNetwork(nn.Module):
@@ -121,14 +121,9 @@ class EquivariantNetwork(nn.Module):
             return whole
         if any(map(has_hooks, self.modules())):
             return whole
-        return min(max(CHUNK_BYTES // max(self._bytes(x), 1), 1), whole)
-
-    def _bytes(self, x: Tensor) -> int:
-        """Of the largest intermediate result for one image: what a group convolution makes before it turns maps."""
         height, width = self._convolved(x.shape[2:])
-        convolves = any(type(layer) is GroupConv2d for layer in self.layers)
-        maps = self.group.order ** (2 if convolves else 1) * self.out_channels
-        return maps * height * width * x.itemsize
+        output = self.group.order * self.out_channels * height * width * x.itemsize
+        return min(max(CHUNK_BYTES // max(output, 1), 1), whole)
 
     def _convolved(self, size: Sequence[int]) -> tuple[int, ...]:
         """The (height, width) after one layer."""

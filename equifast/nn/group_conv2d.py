@@ -12,10 +12,10 @@ from .. import checks
 from ..disc import within_disc
 from ..dtypes import accumulate_dtype
 from ..frames import carrying_table, lifting_table
+from ..geometry import ROW
 from ..groups import Group, as_group
 from ..layers import ACTIVATIONS, output_size
 from ..ops._layers import layer_options
-from ._seen import seen
 from .orbit_conv2d import OrbitConv2d, Size
 
 #: In rows e·B + b, the statistics of a channel are those over all members, images and pixels, so that no member is
@@ -123,15 +123,18 @@ class GroupConv2d(OrbitConv2d):
         return super().forward(x)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-        order, channels = self.group.order, weight.shape[0]
-        filters = weight.unflatten(1, (order, -1)).transpose(0, 1).flatten(0, 1)  # (E·C_out, C, kH, kW)
-        if x.is_contiguous(memory_format=torch.channels_last):
-            filters = filters.contiguous(memory_format=torch.channels_last)
-        if bias is not None:
-            # The identity is the first place, so the bias is added once and is never turned.
-            bias = F.pad(bias, (0, (order - 1) * channels))
-        places = F.conv2d(x, filters, bias, self.stride, self.padding, self.dilation)
-        return ACTIVATIONS[activation](_sum_of_turned(places, self.group, self.padding_mode))
+        total: Tensor | None = None
+        # Place by place, since the maps of all places are E times as large as the output.
+        for k, filters in enumerate(weight.chunk(self.group.order, 1)):
+            if x.is_contiguous(memory_format=torch.channels_last):
+                filters = filters.contiguous(memory_format=torch.channels_last)
+            y = F.conv2d(x, filters, None if k else bias, self.stride, self.padding, self.dilation)
+            if k:
+                table = carrying_table(self.group, *y.shape[2:])[ROW * k : ROW * (k + 1)]
+                y = torch.ops.equifast.orbit(y, None, table, [], [], self.padding_mode, False)
+            total = y if total is None else _add_at_place(total, y, self.group, k)
+        assert total is not None  # the identity is the first place
+        return ACTIVATIONS[activation](total)
 
 
 class PooledGroupConv2d(GroupConv2d):
@@ -172,7 +175,8 @@ class PooledGroupConv2d(GroupConv2d):
             filters = self.weight.to(wide).unflatten(1, (order, -1)).permute(1, 0, 3, 4, 2).flatten(2).flatten(0, 1)
             # One product for each row, not one for all rows: a row's sum must not depend on its place in the batch.
             places = torch.bmm(filters.expand(x.shape[0], -1, -1), means[:, :, None])  # (E·B, E·C_out, 1)
-            total = reduce(torch.add, seen(places[..., None], self.group).flatten(2).unbind(0))
+            own = places.unflatten(1, (order, -1)).squeeze(3).unbind(1)
+            total = reduce(torch.add, (_at_place(y, self.group, k) for k, y in enumerate(own)))
             return (total if self.bias is None else total + self.bias.to(wide)).to(x.dtype)
 
     def _means_below_taps(self, x: Tensor) -> Tensor:
@@ -193,10 +197,23 @@ def _check_rows(x: Tensor, group: Group, weight: Tensor) -> None:
         raise ValueError(f"x: expected {weight.shape[1] // group.order} channels, got {checks.shape(x)}")
 
 
-def _sum_of_turned(places: Tensor, group: Group, padding_mode: str) -> Tensor:
-    """Σ_k g_k · places[e·k, k]: (E·B, E·C, H, W) → (E·B, C, H, W)."""
-    table = carrying_table(group, *places.shape[2:])
-    return torch.ops.equifast.orbit_average(seen(places, group), None, table, [], [], padding_mode, False)
+def _at_place(rows: Tensor, group: Group, k: int) -> Tensor:
+    """``rows[e·k]`` for every member e, which has that member at its place k: (E·B, …) → the same."""
+    if k == 0:
+        return rows
+    members = rows.unflatten(0, (group.order, rows.shape[0] // group.order)).unbind(0)
+    return torch.cat([members[group.compose(e, k)] for e in range(group.order)])
+
+
+def _add_at_place(total: Tensor, rows: Tensor, group: Group, k: int) -> Tensor:
+    """``total + rows[e·k]`` in the memory of the total."""
+    if rows.requires_grad:
+        return total.add_(_at_place(rows, group, k))
+    # Without a copy. Autograd would record a copy of the total for each member.
+    own, others = (t.unflatten(0, (group.order, t.shape[0] // group.order)) for t in (total, rows))
+    for e in range(group.order):
+        own[e].add_(others[group.compose(e, k)])
+    return total
 
 
 def _averages(size: int, kernel: int, stride: int, padding: int, dilation: int, like: Tensor) -> Tensor:
