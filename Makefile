@@ -44,6 +44,8 @@ test-reference: .venv/native
 
 demo: .venv/demo
 	$(PY) examples/demo.py
+	$(PY) examples/album.py
+	$(PY) examples/text.py --lines 60 --pages 20
 
 paper: .venv/demo .venv/peers
 	PYTHONPATH=examples $(PY) -m paper $(PAPER)

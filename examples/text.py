@@ -125,14 +125,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if reason := data.missing(*SOURCES):
-        raise SystemExit(f"upside-down text is left out: {reason}")
+        return print(f"Upside-down text is left out. {reason}")
     recognizer, alphabet = data.text_recognizer()
     lines, pages = drawn_text.lines(options.lines), drawn_text.pages(options.pages)
     texts = [transcribe(lines.images.rot90(k, (2, 3)), Reader(recognizer), alphabet) for k in (0, 2)]
     network = data.page_orientation()
     turns = [orientations([page.rot90(k, (1, 2)) for page in pages], network) for k in range(4)]
     of_lines, of_pages = results(texts, [lines.texts] * 2), results(turns, [[k] * len(pages) for k in range(4)])
-    print(f"\n{len(lines.texts)} lines of 48×320 and {len(pages)} pages of many sizes, drawn from fonts")
+    print(f"\n{len(lines.texts)} lines of 48×320 and {len(pages)} pages of many sizes, drawn here")
     print(f"{table(of_lines, of_pages)}\n\n{data.credits(*SOURCES)}")
     text_picture.draw(options.picture, lines, texts[1], of_lines, pages, of_pages)
     print(f"wrote {options.picture}")

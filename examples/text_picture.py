@@ -2,13 +2,9 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
+from bars import ACCENT, MUTED, PALE, STYLE, bars, save
 from drawn_text import Lines
-from figure import ACCENT, INK, MUTED, PALE, save
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -17,7 +13,7 @@ SHOWN = 5  # lines
 
 def draw(path: Path, lines: Lines, texts: tuple[list[str], list[str]], of_lines, pages: list[Tensor], of_pages) -> None:
     """Write the picture. ``texts``: what is read of the lines upside down, by the recognizer alone and by equifast."""
-    with plt.rc_context({"font.family": "DejaVu Sans", "text.color": INK}):
+    with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(14, 6.2), layout="constrained")
         figure.suptitle(
             "Text recognizers that no longer mind upside down", fontsize=18, weight="bold", x=0.01, ha="left"
@@ -33,14 +29,9 @@ def draw(path: Path, lines: Lines, texts: tuple[list[str], list[str]], of_lines,
         upper, lower = right.subfigures(2, 1)
         for k, axes in enumerate(upper.subplots(1, 4)):
             _picture(axes, pages[k].rot90(k, (1, 2)))
-        for axes, title, results, angles in zip(
-            lower.subplots(1, 2, width_ratios=(1, 2)),
-            ("lines read, C2", "pages oriented, C4"),
-            (of_lines, of_pages),
-            ((0, 180), (0, 90, 180, 270)),
-            strict=True,
-        ):
-            _bars(axes, title, results, angles)
+        first, second = lower.subplots(1, 2, width_ratios=(1, 2))
+        bars(first, "% of lines read", ["0°", "180°"], *of_lines, legend=False)
+        bars(second, "% of pages oriented", ["0°", "90°", "180°", "270°"], *of_pages, legend=False)
         save(figure, path, dpi=100)
 
 
@@ -48,15 +39,3 @@ def _picture(axes: Axes, image: Tensor) -> None:
     axes.imshow(image.permute(1, 2, 0).numpy() / 255)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color(PALE)
-
-
-def _bars(axes: Axes, title: str, results, angles: tuple[int, ...]) -> None:
-    """Percent at each angle, without and with equifast."""
-    for offset, values, color in ((-0.2, results.alone, PALE), (0.2, results.canonical, ACCENT)):
-        bars = axes.bar([i + offset for i in range(len(values))], values, 0.36, color=color)
-        axes.bar_label(bars, [f"{value:.0f}" for value in values], padding=2, fontsize=10)
-    axes.set_xticks(range(len(angles)), [f"{angle}°" for angle in angles])
-    axes.set(yticks=[], ylim=(0, 125))
-    axes.set_title(title, fontsize=12, weight="bold", loc="left")
-    axes.tick_params(length=0, colors=MUTED)
-    axes.spines[:].set_visible(False)

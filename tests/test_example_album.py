@@ -87,17 +87,26 @@ def test_faces_are_carried_back_into_the_photographs_as_they_are_stored(example,
                 assert each.photograph.pixels[c, y, x] == 255
 
 
-@pytest.mark.parametrize("silhouettes", [False, True])
-def test_the_picture_of_the_album(example, album, tmp_path, silhouettes):
+@pytest.mark.parametrize("name", ["draw", "draw_silhouettes"])
+def test_pictures_of_the_album(example, album, tmp_path, name):
     image = pytest.importorskip("PIL.Image")
     album_module = example("album")
     shown = album_module.shown(album, album_module.views(album, Detector(), SIZE), SIZE)
     path = tmp_path / "new" / "album.png"
-    example("album_picture").draw(path, shown, [4, 0, 0, 0], [4] * 4, silhouettes)
+    getattr(example("album_picture"), name)(path, shown, [4, 0, 0, 0], [4] * 4)
     with image.open(path) as picture:
-        assert picture.width == 1440
         colours = picture.convert("RGB").getcolors(1 << 24)
-    assert ((255, 0, 0) in [colour for _, colour in colours]) != silhouettes  # pixels of a photograph
+    assert ((255, 0, 0) in [colour for _, colour in colours]) == (name == "draw")  # pixels of a photograph
+
+
+def test_faces_are_put_upright_with_their_photograph(example, album):
+    album_module, picture = example("album"), example("album_picture")
+    shown = album_module.shown(album, album_module.views(album, Detector(), SIZE), SIZE)
+    for each, (y, x) in zip(shown[1:], ((16, 16), (12, 32)), strict=True):
+        upright, size = picture._upright(each.canonical, each.photograph.pixels.shape[1:], each.element)
+        assert upright.boxes.tolist() == [[x, y, x + 8, y + 8]]
+        torch.testing.assert_close(upright.points[0], LANDMARKS.flip(1) * 8 + torch.tensor([x, y]) - 0.5)
+        assert size == each.photograph.pixels.rot90(-each.element, (1, 2)).shape[1:]
 
 
 @pytest.mark.parametrize("height, width", [(40, 64), (61, 37), (30, 128), (7, 300)])

