@@ -66,9 +66,13 @@ def _angles(found: Found) -> str:
             met[kind][1] += 1
             row.append(f"{points:.2f}" + (" ✓" if points <= AIM else ""))
         rows.append(row)
-    counts = "; ".join(f"{_name(*kind)} in {a} of {b} settings" for kind, (a, b) in met.items() if b)
-    lines = [f"**Aim: at every angle within {AIM} points of the upright accuracy.** Reached by {counts}."]
-    lines += ["Points that the worst element of the group lies below the frozen classifier on upright images:", ""]
+    counts = "; ".join(f"{_name(*kind)} in {a} of {b}" for kind, (a, b) in met.items() if b)
+    lines = [f"**Aim: at every angle within {AIM} points of the upright accuracy.** Settings in which it is reached:"]
+    lines += [
+        f"{counts}.",
+        "Points that the worst element of the group lies below the frozen classifier on upright images:",
+    ]
+    lines.append("")
     return "\n".join(lines) + "\n" + table(("setting", *(_name(*kind) for kind in kinds)), rows)
 
 

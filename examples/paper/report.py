@@ -100,7 +100,8 @@ def conditions(results: list[Result]) -> str:
     packages = [f"{name} {latest['packages'][name]}" for name in PACKAGES if name in latest["packages"]]
     parts = [f"{len(results)} results, {seeds} {'seed' if seeds == 1 else 'seeds'}", all_of("device")]
     parts += [f"{all_of('threads')} of {all_of('cores')} threads", ", ".join(packages), f"backend {all_of('backend')}"]
-    parts += [f"commit {all_of('commit')}", f"until {latest['date']}"]
+    load = max(result["conditions"]["load_before"] for result in results)
+    parts += [f"commit {all_of('commit')}", f"until {latest['date']}", f"load before a run at most {load}"]
     text = "; ".join(parts) + ". " + "; ".join(sorted({result["source"] for result in results})) + ".\n"
     quick = [result for result in results if result["kind"] == "run" and result["conditions"]["quick"]]
     for train, test in sorted({(result["training_images"], result["test_images"]) for result in quick}):

@@ -16,7 +16,7 @@ def result(data, method, tuned, seed, accuracy, group="C4", **more):
         "kind": "run", "id": f"{data}-{method}-{tuned}-{seed}", "data": data, "method": method, "group": group,
         "tuned": tuned, "seed": seed, "source": "made up", "training_images": 1000, "test_images": 10,
         "parameters": 12345, "training_seconds": 10.0, "inference_ms": 0.5, "scores": {group: scores},
-        "conditions": conditions | {"packages": {"torch": "2"}, "date": "2026-11-30"}, **more,
+        "conditions": conditions | {"packages": {"torch": "2"}, "date": "2026-11-30", "load_before": 0.5}, **more,
     }  # fmt: skip
 
 
