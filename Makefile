@@ -99,10 +99,10 @@ lint: .venv/lint
 	$(PIP) --no-build-isolation --editable '.[test]'
 	touch $@
 
-# The version that the peers need. Of what tests import they replace nothing else, so tests can run while peers are
-# installed.
+# The versions that the peers need; those of onnx's own requirements follow. Of what tests import peers replace nothing
+# else, so tests can run while they are installed.
 .venv/numpy: .venv/native benchmarks/requirements.txt
-	$(PIP) $$(grep '^numpy==' benchmarks/requirements.txt)
+	$(PIP) $$(grep -E '^(numpy|onnx)==' benchmarks/requirements.txt)
 	touch $@
 
 .venv/demo: .venv/native
