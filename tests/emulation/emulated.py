@@ -11,7 +11,7 @@ import torch
 
 from equifast.ops import registry
 
-from .build import blocker, build, variant
+from .build import PTX, blocker, build, variant
 
 PREFIX = "equifast_emulated::"
 
@@ -19,12 +19,22 @@ PREFIX = "equifast_emulated::"
 LIBRARY = torch.library.Library("equifast", "IMPL")
 
 
+#: What runs the launches of the library, if that isn't the library itself.
+LAUNCHES: list = []
+
+
 @functools.cache
 def ops() -> tuple[str, ...]:
     """Build and load the kernels; the ops that there are then. None without a compiler."""
     if blocker():
         return ()
-    torch.ops.load_library(build(variant()))
+    library = build("plain" if variant() == PTX else variant())
+    torch.ops.load_library(library)
+    if variant() == PTX:
+        from ..ptx.compiled import compiled
+        from ..ptx.launches import Launches
+
+        LAUNCHES.append(Launches(library, compiled()))
     names = torch._C._dispatch_get_all_op_names()
     return tuple(sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)))
 
