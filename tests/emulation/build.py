@@ -30,7 +30,8 @@ SANITIZERS = {
 PTX = "ptx"
 #: Build tools may lie beside this interpreter alone.
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
-RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so", PTX: "libasan.so"}
+#: AddressSanitizer has to find what throws exceptions when a process starts.
+RUNTIMES = {"address": ["libasan.so"], "thread": ["libtsan.so"], PTX: ["libasan.so", "libstdc++.so.6"]}
 VARIANTS = ("plain", *SANITIZERS)
 
 
@@ -43,8 +44,9 @@ def environment(name: str) -> dict[str, str]:
     """Of a process that loads what was built for a variant."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "EQUIFAST_EMULATION": name, "EQUIFAST_BACKEND": "reference"}
     if name in RUNTIMES:
-        command = [os.environ.get("CXX", "c++"), f"-print-file-name={RUNTIMES[name]}"]
-        env |= SANITIZERS.get(name, SANITIZERS["address"]) | {"LD_PRELOAD": subprocess.check_output(command, text=True).strip()}
+        asked = [[os.environ.get("CXX", "c++"), f"-print-file-name={library}"] for library in RUNTIMES[name]]
+        paths = [subprocess.check_output(command, text=True).strip() for command in asked]
+        env |= SANITIZERS.get(name, SANITIZERS["address"]) | {"LD_PRELOAD": " ".join(paths)}
     return env
 
 

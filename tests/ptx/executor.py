@@ -46,11 +46,17 @@ class File:
 
     def __init__(self, text: str):
         self.lines = syntax.sections(text)
-        self.shared = syntax.shared_symbol(self.lines.pop("")[1])
+        _, self.header = self.lines.pop("")
+        self.shared = syntax.shared_symbol(self.header)
         self.entry: Callable[[str], Program] = functools.cache(self._entry)
 
     def _entry(self, name: str) -> Program:
         return decoded(syntax.entry(*self.lines[name], self.shared))
+
+    def edited(self, name: str, edit: Callable[[str], str]) -> File:
+        """A file with the header of this one, and one entry after a change of its text."""
+        first, lines = self.lines[name]
+        return File("\n".join([*self.header, *[""] * (first - 1 - len(self.header)), edit("\n".join(lines))]))
 
 
 def run(program: Program, blocks: int, threads: int, shared: int, args: int, args_bytes: int) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from .compiled import demangled
 from .executor import File, run
+from .program import Program
 from .syntax import PtxError
 
 _LAUNCHER = ctypes.CFUNCTYPE(
@@ -20,14 +22,32 @@ _LAUNCHER = ctypes.CFUNCTYPE(
 )
 
 
+class Entry(NamedTuple):
+    """A kernel of a file."""
+
+    file: File
+    name: str  # mangled
+
+    @property
+    def program(self) -> Program:
+        return self.file.entry(self.name)
+
+    def edited(self, edit: Callable[[str], str]) -> Entry:
+        """The kernel after a change of its text."""
+        return Entry(self.file.edited(self.name, edit), self.name)
+
+
 class Launches:
     """Runs the launches of a library by the entries of these files, from now on and for as long as it lives."""
 
     def __init__(self, library: Path, files: Iterable[File]):
-        self.entries: dict[str, tuple[File, str]] = {}
+        #: The entries by their names in C++.
+        self.entries: dict[str, Entry] = {}
         for file in files:
             names = list(file.lines)
-            self.entries |= {name: (file, given) for name, given in zip(demangled(names), names, strict=True)}
+            self.entries |= {name: Entry(file, given) for name, given in zip(demangled(names), names, strict=True)}
+        #: The names of those that have run.
+        self.ran: set[str] = set()
         self.names = _functions(library)
         self.error = b""
         self.launcher = _LAUNCHER(self._launch)
@@ -40,8 +60,8 @@ class Launches:
             name = self.names[place]
             if name not in self.entries:
                 raise PtxError(f"no PTX of {name}")
-            file, entry = self.entries[name]
-            run(file.entry(entry), blocks, threads, shared, args, args_bytes)
+            run(self.entries[name].program, blocks, threads, shared, args, args_bytes)
+            self.ran.add(name)
         except Exception as error:
             self.error = f"{type(error).__name__}: {error}".encode()
             return ctypes.cast(self.error, ctypes.c_void_p).value

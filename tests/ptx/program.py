@@ -89,7 +89,9 @@ def assemble(entry: Entry, known: dict[str, list[Known]], parameter: int, shared
     constants, places = b"", []
     for width, value in rows.constants:
         places.append(len(constants))
-        constants += value.to_bytes(width // 8, "little") * LANES if width > 1 else (-value % 2**32).to_bytes(4, "little")
+        constants += (
+            value.to_bytes(width // 8, "little") * LANES if width > 1 else (-value % 2**32).to_bytes(4, "little")
+        )
         constants += bytes(-len(constants) % 64)
     offsets, end = {}, len(constants)
     for name, number in rows.registers.items():

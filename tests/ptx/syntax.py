@@ -66,7 +66,7 @@ def tokens(operands: str) -> list[str]:
 
 
 def sections(text: str) -> dict[str, tuple[int, list[str]]]:
-    """The lines of each entry by its mangled name, with the number of the first; the lines before all, under "". """
+    """The lines of each entry by its mangled name, with the number of the first; the lines before all, under ""."""
     lines, found, name = text.splitlines(), {}, ""
     starts = [i for i, line in enumerate(lines) if _ENTRY.match(line)] + [len(lines)]
     found[name] = 1, lines[: starts[0]]

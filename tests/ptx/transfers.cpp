@@ -78,22 +78,16 @@ void join(Warp& warp, const int32_t* o, Mask active) {
   store(warp.row<Whole>(o[0]), active, [&](int i) { return low[i] | static_cast<Whole>(high[i]) << kBits; });
 }
 
-// How a lane finds the lane that it reads from. Beyond the bounds it reads from itself.
-enum class Way { butterfly, down, index };
-
-// o: the value and whether it came from another lane; the source, by how much, the bounds and the mask.
-template <Way WAY>
+// Each lane takes the value of the lane whose number differs in the bits of o[3]; from itself, if that is beyond the
+// bounds. o: the value and whether it came from another lane; the source, the bits, the bounds and the mask.
 void shuffle(Warp& warp, const int32_t* o, Mask active) {
-  const u32 *source = warp.row<u32>(o[2]), *by = warp.row<u32>(o[3]), *bounds = warp.row<u32>(o[4]);
+  const u32 *source = warp.row<u32>(o[2]), *bits = warp.row<u32>(o[3]), *bounds = warp.row<u32>(o[4]);
   u32 out[kLanes];
   Mask moved = 0;
   for (int lane = 0; lane < kLanes; ++lane) {
     if (!(active >> lane & 1)) continue;
-    const int b = by[lane] & 31, clamp = bounds[lane] & 31, segment = bounds[lane] >> 8 & 31;
-    const int first = lane & segment, last = first | (clamp & ~segment);
-    const int from = WAY == Way::butterfly ? lane ^ b
-                     : WAY == Way::down    ? lane + b
-                                           : first | (b & ~segment);
+    const int segment = bounds[lane] >> 8 & 31, last = (lane & segment) | (bounds[lane] & 31 & ~segment);
+    const int from = lane ^ (bits[lane] & 31);
     const bool inside = from <= last;
     if (inside && !(active >> from & 1)) warp.fault(lane, "shuffles with a lane that isn't there");
     out[lane] = source[inside ? from : lane];
@@ -155,7 +149,6 @@ void multiply_matrices(Warp& warp, const int32_t* o, Mask active) {
 }
 
 constexpr const char* kMatrices = "{w,w,w,w},{w,w,w,w},{w,w},{w,w,w,w}";
-constexpr const char* kShuffle = "w|p,w,w,w,w";
 
 constexpr Instruction kInstructions[] = {
     {"mov.u16", "h,h", map<same, uint16_t, uint16_t>},
@@ -220,9 +213,7 @@ constexpr Instruction kInstructions[] = {
     {"st.shared.u64", "[w+#],d", save<Shared, u64>},
     {"st.shared.f64", "[w+#],d", save<Shared, u64>},
     {"st.shared.v2.f64", "[w+#],{d,d}", save<Shared, u64, u64, 2>},
-    {"shfl.sync.bfly.b32", kShuffle, shuffle<Way::butterfly>, Flow::together, 5},
-    {"shfl.sync.down.b32", kShuffle, shuffle<Way::down>, Flow::together, 5},
-    {"shfl.sync.idx.b32", kShuffle, shuffle<Way::index>, Flow::together, 5},
+    {"shfl.sync.bfly.b32", "w|p,w,w,w,w", shuffle, Flow::together, 5},
     {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", kMatrices, multiply_matrices<F16>, Flow::together},
     {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", kMatrices, multiply_matrices<Bf16>, Flow::together},
     {"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", kMatrices, multiply_matrices<Tf32>, Flow::together},
