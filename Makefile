@@ -1,6 +1,7 @@
 # make test | demo | bench | gpu | wheel | lint | clean. The first run makes .venv; later ones redo only what changed.
 # make test-library, test-reference, test-kernels, test-emulation, test-compiled, test-peers: its parts, each a process for
 # one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
+# make test-ptx: the laws of every op on the PTX of the CUDA kernels; test-ptx-few, of which fewer, is one of the parts.
 # make gpu: all that needs a GPU, with the torch that $(PYTHON) has, else with that of .venv; GPU='--dry-run' needs none.
 
 TORCH := torch==2.13.0
@@ -13,8 +14,8 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
-PARTS := test-library test-emulation test-peers test-reference test-compiled
-.PHONY: test test-kernels $(PARTS) demo bench gpu wheel lint clean
+PARTS := test-library test-emulation test-ptx-few test-peers test-reference test-compiled
+.PHONY: test test-kernels test-ptx $(PARTS) demo bench gpu wheel lint clean
 
 # Two parts at a time. The first needs no peers, which are installed meanwhile. The longest is next. The last runs compilers
 # on all cores, so none is idle at the end.
@@ -37,6 +38,13 @@ test-kernels: .venv/native
 
 test-emulation: .venv/native
 	EQUIFAST_EMULATION=plain EQUIFAST_BACKEND=reference $(PY) -m pytest tests/ops tests/laws/test_definitions.py tests/emulation
+
+test-ptx: .venv/peers
+	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx tests/ops tests/laws/test_definitions.py tests/ptx
+
+# Of the laws those that sanitizers watch too, and all that is said of the executor.
+test-ptx-few: .venv/peers
+	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx -m 'sanitized or ptx' tests/ops tests/laws/test_definitions.py tests/ptx
 
 test-reference: .venv/native
 	EQUIFAST_BACKEND=reference $(PY) -m pytest tests/ops
@@ -62,7 +70,7 @@ lint: .venv/lint
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	find csrc tests/emulation -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' | \
+	find csrc tests/emulation tests/ptx -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' | \
 	  xargs .venv/bin/clang-format --dry-run -Werror
 
 # torch comes first and pinned: as a dependency it would be the newest, with several GB of CUDA packages. Triton is the

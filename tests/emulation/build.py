@@ -1,7 +1,8 @@
 """Builds the CUDA kernels for the CPU, as CMakeLists.txt here says: ``python -m tests.emulation.build``.
 
 ``EQUIFAST_EMULATION=address`` (or ``thread``) chooses the variant that tests run; a sanitizer has to be in the process
-before Python is: it needs the rest of `environment` too. So does ``ptx``: the kernels as nvcc compiles them (tests/ptx).
+before Python is: it needs the rest of `environment` too. So does ``ptx``, the kernels as nvcc compiles them
+(tests/ptx).
 """
 
 from __future__ import annotations

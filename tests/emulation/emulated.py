@@ -11,6 +11,8 @@ import torch
 
 from equifast.ops import registry
 
+from ..ptx import compiled
+from ..ptx.launches import Launches
 from .build import PTX, blocker, build, variant
 
 PREFIX = "equifast_emulated::"
@@ -19,22 +21,24 @@ PREFIX = "equifast_emulated::"
 LIBRARY = torch.library.Library("equifast", "IMPL")
 
 
-#: What runs the launches of the library, if that isn't the library itself.
-LAUNCHES: list = []
+#: What runs the launches of the library in PTX, if it doesn't run them itself.
+LAUNCHES: list[Launches] = []
+
+
+def _blocker() -> str | None:
+    """Why the kernels of this process can't be built, or None."""
+    return blocker() or (compiled.blocker() if variant() == PTX else None)
 
 
 @functools.cache
 def ops() -> tuple[str, ...]:
     """Build and load the kernels; the ops that there are then. None without a compiler."""
-    if blocker():
+    if _blocker():
         return ()
     library = build("plain" if variant() == PTX else variant())
     torch.ops.load_library(library)
     if variant() == PTX:
-        from ..ptx.compiled import compiled
-        from ..ptx.launches import Launches
-
-        LAUNCHES.append(Launches(library, compiled()))
+        LAUNCHES.append(Launches(library, compiled.compiled()))
     names = torch._C._dispatch_get_all_op_names()
     return tuple(sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)))
 
@@ -44,7 +48,7 @@ def install() -> None:
 
     A missing compiler is an error where a missing native library is one.
     """
-    if reason := blocker():
+    if reason := _blocker():
         (pytest.fail if os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1" else pytest.skip)(reason)
     names = ops()
     torch.ops.equifast_cuda = torch.ops.equifast_emulated

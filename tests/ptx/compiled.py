@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,13 @@ from .executor import File
 from .syntax import PtxError
 
 FOLDER = BUILD.parent / "ptx"
+
+
+def blocker() -> str | None:
+    """Why there is no PTX here, or None."""
+    if nvcc() is None:
+        return "no nvcc on PATH, in CUDA_HOME or in /usr/local/cuda"
+    return next((f"no {name}" for name in ("c++filt", "nm") if not shutil.which(name)), None)
 
 
 def _options() -> list[str]:
@@ -51,10 +59,10 @@ def _compile(source: Path) -> Path:
     return out
 
 
-def compiled(files: Iterable[Path] | None = None) -> list[File]:
-    """The PTX of these sources, or of all of csrc/cuda."""
+def compiled() -> list[File]:
+    """The PTX of all of csrc/cuda."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return [File(path.read_text()) for path in pool.map(_compile, files or sources())]
+        return [File(path.read_text()) for path in pool.map(_compile, sources())]
 
 
 def demangled(names: Iterable[str]) -> list[str]:

@@ -44,7 +44,8 @@ _ENTRY = re.compile(r"(?:\.visible )?\.entry (\w+)\(")
 _PARAMETER = re.compile(r"\.param \.align 8 \.b8 (\w+)\[(\d+)\]")
 _THREADS = re.compile(r"\.maxntid (\d+), 1, 1")
 _REGISTERS = re.compile(r"\.reg \.(\w+)\s+(%[a-z]+)(?:<\d+>)?;")
-_PRAGMA = re.compile(r'\.pragma "(?:nounroll|used_bytes_mask \d+)";')
+#: Advice to whoever allocates registers, and the line that an entry begins with.
+_IGNORED = re.compile(rf'\.pragma "(?:nounroll|used_bytes_mask \d+)";|\.minnctapersm \d+|{_ENTRY.pattern}')
 _LABEL = re.compile(r"(\$\w+):")
 _INSTRUCTION = re.compile(r"(?:@(!?%p\d+)\s+)?([a-z][\w.]*)\s*([^;]*);")
 _TOKEN = re.compile(r"[\w.$%]+|[{}\[\],|]|\+-?|-[\w.]+")
@@ -117,8 +118,7 @@ def entry(first: int, lines: list[str], shared: str = "") -> Entry:
             parameter, parameter_bytes = found[1], int(found[2])
         elif found := _THREADS.fullmatch(line):
             most_threads = int(found[1])
-        elif line.strip("()}") and not _PRAGMA.fullmatch(line) and not _ENTRY.match(line):
-            if not re.fullmatch(r"\.minnctapersm \d+", line):
-                raise PtxError(f"line {number} isn't known: {line}")
+        elif line.strip("()}") and not _IGNORED.fullmatch(line):
+            raise PtxError(f"line {number} isn't known: {line}")
     name = _ENTRY.match(lines[0])[1]
     return Entry(name, parameter, parameter_bytes, most_threads, shared, widths, instructions, labels)

@@ -1,15 +1,17 @@
-"""Each instruction of the executor by itself: one that computes obeys its law (`laws`), and others move what they say."""
+"""Each instruction that computes obeys its law (`laws`), and what isn't known is an error."""
 
 from __future__ import annotations
 
 import ctypes
 import random
+import re
 
 import pytest
 import torch
 
+from . import laws
 from .executor import decoded, library, run
-from .formats import F16, F32, F64
+from .formats import F16, F32, F64, rounded
 from .laws import Undefined, law
 from .program import WIDTHS, Known, table
 from .syntax import PtxError, entry, tokens
@@ -68,7 +70,7 @@ def interesting(width: int, generator: random.Random) -> int:
     below = form.precision - 1
     sign = generator.choice((0, form.sign))
     one = form.exponent << below
-    kind = generator.randrange(5)
+    kind, cut = generator.randrange(6), min(generator.choice((6, 12, 15, 28)), below)
     if kind == 0:
         edges = (
             0,
@@ -89,8 +91,10 @@ def interesting(width: int, generator: random.Random) -> int:
         )
     if kind == 2:
         return generator.randrange(-70, 300) % 2**width
-    if kind == 3:  # just beside a tie of a narrower format
-        return one + (generator.getrandbits(below) >> 12 << 12) + generator.randrange(-1, 2) | sign
+    if kind == 3:  # an integer that lies halfway between two numbers of float32
+        return ((generator.getrandbits(25) | 1) << generator.randrange(max(width - 24, 1))) % 2**width
+    if kind == 4:  # on a tie of a narrower format, or just beside it
+        return one + (generator.getrandbits(below) >> cut << cut) + generator.randrange(-1, 2) | sign
     return generator.getrandbits(width)
 
 
@@ -116,16 +120,23 @@ def agrees(found: int, expected: int | range | None, width: int) -> bool:
     return found in expected if isinstance(expected, range) else found == expected
 
 
-@pytest.mark.parametrize(("opcode", "known"), KNOWN)
-def test_an_instruction_obeys_its_law(opcode, known):
+def drawn(opcode: str, known: Known) -> list[list[int]]:
+    """Operands for each thread."""
     generator = random.Random(opcode)
-    outs, ins = letters(known)
+    _, ins = letters(known)
     operands = [[interesting(width, generator) for _ in range(THREADS)] for width in ins]
     if opcode.startswith(("div.s", "div.u", "rem.")):
         operands[1] = [bits or 1 for bits in operands[1]]
     if opcode.startswith(("add.rn", "sub.rn", "setp")):  # the same number on both sides, and its negative
         top = 1 << (ins[0] - 1)
         operands[1][:200] = [bits ^ (i % 2 * top) for i, bits in enumerate(operands[0][:200])]
+    return operands
+
+
+@pytest.mark.parametrize(("opcode", "known"), KNOWN)
+def test_an_instruction_obeys_its_law(opcode, known):
+    outs, ins = letters(known)
+    operands = drawn(opcode, known)
     found = executed(opcode, known, operands)
     if "{" in known.written:  # the first of a pair is the lower half
         half = min(outs + ins)
@@ -138,90 +149,34 @@ def test_an_instruction_obeys_its_law(opcode, known):
         assert agrees(found[0][lane], expected, outs[0]), (list(map(hex, given)), hex(found[0][lane]), expected)
 
 
+ROUNDED = [(each.values[0], each.values[1]) for each in KNOWN if re.search(r"\.rn?[nma]\.", each.values[0])]
+
+
+@pytest.mark.parametrize(("opcode", "known"), ROUNDED)
+def test_operands_tell_roundings_apart(opcode, known, monkeypatch):
+    """By the law of another rounding, some results would be others: to the nearest, ties to even (rn) or away from zero
+    (rna); down (rm); towards zero (rz)."""
+    given = list(zip(*drawn(opcode, known), strict=True))
+    right = [law(opcode)(*operands) for operands in given]
+    own = re.search(r"\.(rn|rm|rna)\.", opcode)[1]
+    others = {"rn", "rm", "rz", "rna"} - {own}
+    if opcode.startswith(("div", "rcp", "sqrt")):  # which never tie
+        others -= {"rna"}
+    if opcode == "cvt.rn.f64.s32":  # which is exact
+        others = set()
+    for other in others:
+        with monkeypatch.context() as patched:
+            patched.setattr(laws, "rounded", lambda value, form, mode="rn", other=other: rounded(value, form, other))
+            assert [law(opcode)(*operands) for operands in given] != right, other
+
+
 @pytest.mark.parametrize("opcode", [o for o in table(library()) if o.startswith(("div.s", "div.u", "rem."))])
 def test_a_quotient_by_zero_is_an_error(opcode):
     (known,) = table(library())[opcode]
     with pytest.raises(PtxError, match="thread 7 of block 0 divides by zero"):
-        executed(opcode, known, [[5] * THREADS, [i - 7 for i in range(THREADS)]])
+        executed(opcode, known, [[5] * THREADS, [(i - 7) % 2**32 for i in range(THREADS)]])
     with pytest.raises(Undefined):
         law(opcode)(5, 0)
-
-
-MOVED = [
-    pytest.param(opcode, known, id=f"{opcode} {known.written}")
-    for opcode, all_known in table(library()).items()
-    for known in all_known
-    if opcode.startswith(("ld.", "st."))
-]
-
-
-@pytest.mark.parametrize(("opcode", "known"), MOVED)
-def test_a_transfer_moves_bytes(opcode, known):
-    """Each thread stores registers to memory and loads them again: one of the two is the instruction under test."""
-    kind = opcode.split(".")[-1]
-    size, count = int(kind[1:]) // 8, known.written.count(",") or 1
-    count = len([c for c in known.written if c in WIDTHS]) - 1  # but the address
-    address, space = known.written[known.written.index("[") + 1], opcode.split(".")[1]
-    register = (
-        WIDTHS[next(c for c in reversed(known.written) if c in WIDTHS)]
-        if opcode.startswith("st")
-        else WIDTHS[known.written.lstrip("{")[0]]
-    )
-    names = [f"{REGISTERS[register]}{i}" for i in range(count)]
-    generator = random.Random(opcode)
-    each = size * count
-    data = torch.tensor([generator.getrandbits(8) for _ in range(32 * each)], dtype=torch.uint8)
-    out = torch.zeros(32 * count * register // 8, dtype=torch.uint8)
-    lines = [".entry moves(", f".param .align 8 .b8 moves_param[{16 + 32 * each}]", ")", "{"]
-    lines += [".reg .pred %p<9>;", ".reg .b16 %rs<99>;", ".reg .b32 %r<99>;", ".reg .b64 %rd<99>;"]
-    lines += ["mov.u32 %r90, %tid.x;", "mov.b64 %rd91, moves_param;"]
-    lines += ["ld.param.u64 %rd92, [%rd91+0];", "ld.param.u64 %rd93, [%rd91+8];"]
-    lines += [f"mul.wide.u32 %rd94, %r90, {each};", "add.s64 %rd92, %rd92, %rd94;"]
-    lines += [f"mul.wide.u32 %rd95, %r90, {count * register // 8};", "add.s64 %rd93, %rd93, %rd95;"]
-    lines += [f"mul.lo.s32 %r91, %r90, {each};", "mov.u32 %r92, memory;", "add.s32 %r91, %r91, %r92;"]
-    lines += ["add.s64 %rd96, %rd91, %rd94;", "add.s64 %rd96, %rd96, 16;"]
-    place = {"global": "%rd92", "shared": "%r91", "param": "%rd96"}[space]
-    assert (address == "w") == (space == "shared")
-    group = names[0] if count == 1 else "{" + ", ".join(names) + "}"
-    plain = {16: "u16", 32: "u32", 64: "u64"}[register]
-    if opcode.startswith("st"):  # registers from memory by plain loads, then the store under test over zeros
-        lines += [
-            f"ld.global.u{max(8 * size, 16)} {name}, [%rd93+{i * register // 8}];" for i, name in enumerate(names)
-        ]
-        lines += [f"{opcode} [{place}], {group};"]
-        if space == "shared":
-            wide = {2: None, 4: "u32", 8: "u64"}[size]
-            back = f"%r8{0}" if size == 4 else "%rd80"
-            if wide:
-                for i in range(count):
-                    lines += [
-                        f"ld.shared.{wide} {back}, [%r91+{i * size}];",
-                        f"st.global.{wide} [%rd92+{i * size}], {back};",
-                    ]
-            else:
-                pytest.skip("nothing loads 16 bits from shared memory")
-        out = torch.tensor([generator.getrandbits(8) for _ in range(len(out))], dtype=torch.uint8)
-        expected = out.view(32, count, register // 8)[..., :size].flatten()
-    else:
-        if space == "shared":
-            wide = {4: "u32", 8: "u64"}[size]
-            back = "%r80" if size == 4 else "%rd80"
-            for i in range(count):
-                lines += [
-                    f"ld.global.{wide} {back}, [%rd92+{i * size}];",
-                    f"st.shared.{wide} [%r91+{i * size}], {back};",
-                ]
-        lines += [f"{opcode} {group}, [{place}];"]
-        lines += [f"st.global.{plain} [%rd93+{i * register // 8}], {name};" for i, name in enumerate(names)]
-        bits = data.view(32, count, size)
-        fill = torch.zeros(32, count, register // 8 - size, dtype=torch.uint8)
-        if kind.startswith("s"):
-            fill += (bits[..., -1:] >> 7) * 255
-        expected = torch.cat((bits, fill), -1).flatten()
-    text = [*lines, "ret;", "}"]
-    args = torch.cat((torch.tensor([data.data_ptr(), out.data_ptr()]).view(torch.uint8), data))
-    run(decoded(entry(1, text, "memory")), 1, 32, 32 * each, args.data_ptr(), args.nbytes)
-    assert torch.equal(data if opcode.startswith("st") else out, expected)
 
 
 def test_what_isnt_known_is_an_error_that_names_it():

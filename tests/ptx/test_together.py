@@ -137,7 +137,7 @@ st.global.u32 [%rd0], %r7;
             "bar.sync 0;",
             "bar.warp.sync -1;",
             32,
-            "writes 4 bytes at 0x[0-9a-f]+ of shared memory, which another thread read",
+            "reads 4 bytes at 0x[0-9a-f]+ of shared memory, which another thread wrote",
         ),
         ("bar.warp.sync 65535;", "bar.sync 0;", 1, "waits for threads of its warp that never come there"),
     ],
