@@ -70,7 +70,7 @@ def interesting(width: int, generator: random.Random) -> int:
     below = form.precision - 1
     sign = generator.choice((0, form.sign))
     one = form.exponent << below
-    kind, cut = generator.randrange(6), min(generator.choice((6, 12, 15, 28)), below)
+    kind, cut = generator.randrange(6), min(generator.choice((6, 12, 12, 15, 28)), below)
     if kind == 0:
         edges = (
             0,
@@ -94,7 +94,7 @@ def interesting(width: int, generator: random.Random) -> int:
     if kind == 3:  # an integer that lies halfway between two numbers of float32
         return ((generator.getrandbits(25) | 1) << generator.randrange(max(width - 24, 1))) % 2**width
     if kind == 4:  # on a tie of a narrower format, or just beside it
-        return one + (generator.getrandbits(below) >> cut << cut) + generator.randrange(-1, 2) | sign
+        return one + (generator.getrandbits(below) >> cut << cut) + generator.choice((-1, 0, 0, 0, 1)) | sign
     return generator.getrandbits(width)
 
 
@@ -130,6 +130,9 @@ def drawn(opcode: str, known: Known) -> list[list[int]]:
     if opcode.startswith(("add.rn", "sub.rn", "setp")):  # the same number on both sides, and its negative
         top = 1 << (ins[0] - 1)
         operands[1][:200] = [bits ^ (i % 2 * top) for i, bits in enumerate(operands[0][:200])]
+    if opcode.startswith("fma"):  # a sum, which is often halfway between two numbers
+        form = {32: F32, 64: F64}[ins[0]]
+        operands[1][:500] = [form.exponent << (form.precision - 1)] * 500
     return operands
 
 
