@@ -114,9 +114,7 @@ constexpr auto to_bfloat16 = [](float a) -> uint16_t {
   return static_cast<uint16_t>(a != a ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 };
 // Ties go away from zero.
-constexpr auto to_tf32 = [](float a) {
-  return a != a ? 0x7FFFFFFF : (cast_bits<uint32_t>(a) + 0x1000) & 0xFFFFE000;
-};
+constexpr auto to_tf32 = [](float a) { return a != a ? 0x7FFFFFFF : (cast_bits<uint32_t>(a) + 0x1000) & 0xFFFFE000; };
 
 // Quotients and remainders of integers. By zero they are undefined.
 template <class T, bool REMAINDER>
@@ -128,8 +126,7 @@ void divide(Warp& warp, const int32_t* o, Mask active) {
     if (b[i] == 0) warp.fault(i, "divides by zero");
     if (std::is_signed_v<T> && b[i] == T(-1))  // whose quotient may not be representable
       out[i] = REMAINDER ? 0 : static_cast<T>(0 - static_cast<uint64_t>(a[i]));
-    else
-      out[i] = REMAINDER ? a[i] % b[i] : a[i] / b[i];
+    else out[i] = REMAINDER ? a[i] % b[i] : a[i] / b[i];
   }
 }
 

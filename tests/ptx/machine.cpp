@@ -53,7 +53,8 @@ bool Warp::run() {
   }
 }
 
-// Runs the lanes of a fragment until they come to `limit`, part, wait or return. Returns true at a barrier of the block.
+// Runs the lanes of a fragment until they come to `limit`, part, wait or return. Returns true at a barrier of the
+// block.
 bool Warp::advance(size_t fragment, int32_t limit) {
   const bool whole = fragments.size() == 1;
   const Mask lanes = fragments[fragment].lanes;
@@ -120,7 +121,8 @@ void run_block(Block& block, std::vector<Warp>& warps) {
     const Warp *waits = nullptr, *returned = nullptr;
     for (Warp& warp : warps) (warp.run() ? waits : returned) = &warp;
     if (!waits) return;
-    if (returned) waits->fault(0, "waits at a barrier, but thread " + std::to_string(returned->thread(0)) + " returned");
+    if (returned)
+      waits->fault(0, "waits at a barrier, but thread " + std::to_string(returned->thread(0)) + " returned");
     block.shared.synchronize();
   }
 }

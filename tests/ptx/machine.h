@@ -75,7 +75,8 @@ struct Fault {
 };
 
 struct Block {
-  Block(const void* args, int64_t args_bytes, int64_t shared) : parameter(args, args_bytes), shared(shared) {}
+  Block(const void* args, int64_t args_bytes, int64_t shared)
+      : parameter(args, args_bytes), global(args, args_bytes), shared(shared) {}
 
   Parameter parameter;
   Global global;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 // AddressSanitizer defines these if it is in the process.
 extern "C" {
@@ -28,8 +29,11 @@ std::string described(uint64_t address, const Access& access) {
 std::string distance(uint64_t address, uint64_t begin, uint64_t bytes, const char* what) {
   const bool before = address < begin, within = !before && address < begin + bytes;
   const uint64_t far = before ? begin - address : within ? address - begin : address - (begin + bytes);
-  return std::to_string(far) + (before ? " bytes before" : within ? " bytes into" : " bytes after") + " the " +
-         std::to_string(bytes) + " bytes of " + what;
+  return std::to_string(far) +
+         (before   ? " bytes before"
+          : within ? " bytes into"
+                   : " bytes after") +
+         " the " + std::to_string(bytes) + " bytes of " + what;
 }
 
 [[noreturn]] void outside(uint64_t address, const Access& access, uint64_t begin, uint64_t bytes, const char* what) {
@@ -55,25 +59,32 @@ unsigned char* Parameter::find(uint64_t address, const Access& access) {
   return begin_ + (address - kBase);
 }
 
+Global::Global(const void* args, int64_t bytes) {
+  for (int64_t i = 0; i + 8 <= bytes; i += 8) {
+    void* pointer = nullptr;
+    std::memcpy(&pointer, static_cast<const char*>(args) + i, sizeof pointer);
+    // Most words are no addresses: zeros, small integers, or floating-point numbers.
+    if (reinterpret_cast<uint64_t>(pointer) >> 32 == 0 || __asan_region_is_poisoned(pointer, 1)) continue;
+    char name[1];
+    void* begin = nullptr;
+    size_t size = 0;
+    if (std::strcmp(__asan_locate_address(pointer, name, sizeof name, &begin, &size), "heap") == 0)
+      allocations_.push_back({reinterpret_cast<uint64_t>(begin), size});
+  }
+}
+
 unsigned char* Global::find(uint64_t address, const Access& access) {
   if (address % access.bytes) misaligned(address, access);
-  auto* at = reinterpret_cast<unsigned char*>(address);
-  for (size_t i = 0; i < found_.size(); ++i) {
-    if (!is_within(address, access.bytes, found_[i].begin, found_[i].bytes)) continue;
-    if (i > 0) std::swap(found_[i], found_[i - 1]);
-    return at;
+  for (size_t i = 0; i < allocations_.size(); ++i) {
+    if (!is_within(address, access.bytes, allocations_[i].begin, allocations_[i].bytes)) continue;
+    if (i > 0) std::swap(allocations_[i], allocations_[i - 1]);
+    return reinterpret_cast<unsigned char*>(address);
   }
-  void* begin = nullptr;
-  size_t bytes = 0;
-  char name[1];
-  const bool poisoned = __asan_region_is_poisoned(at, access.bytes) != nullptr;
-  const bool on_heap = std::string(__asan_locate_address(at, name, sizeof name, &begin, &bytes)) == "heap";
-  if (!on_heap) throw Wrong{described(address, access) + ", where no tensor is"};
-  const Allocation allocation{reinterpret_cast<uint64_t>(begin), bytes};
-  if (poisoned || !is_within(address, access.bytes, allocation.begin, bytes))
-    outside(address, access, allocation.begin, bytes, "the nearest allocation");
-  found_.insert(found_.begin(), allocation);
-  return at;
+  if (allocations_.empty()) throw Wrong{described(address, access) + ", and has no tensor"};
+  const auto far = [address](const Allocation& a) { return std::min(address - a.begin, a.begin - address); };
+  const Allocation& nearest =
+      *std::min_element(allocations_.begin(), allocations_.end(), [&](auto& a, auto& b) { return far(a) < far(b); });
+  outside(address, access, nearest.begin, nearest.bytes, "the nearest tensor");
 }
 
 bool Shared::is_ordered(uint32_t time, uint16_t who, const Access& access) const {

@@ -36,17 +36,19 @@ class Parameter {
   uint64_t bytes_;
 };
 
-// The memory of tensors. AddressSanitizer knows which of it is allocated, to the byte.
+// The memory of the tensors that a kernel's argument points to. AddressSanitizer knows, to the byte, what is allocated
+// there. What else is allocated is not for this kernel.
 class Global {
  public:
   using Address = uint64_t;
+  Global(const void* args, int64_t bytes);
   unsigned char* find(uint64_t address, const Access& access);
 
  private:
   struct Allocation {
     uint64_t begin, bytes;
   };
-  std::vector<Allocation> found_;  // in the order of use, the latest first
+  std::vector<Allocation> allocations_;  // in the order of use, the latest first
 };
 
 // Whether AddressSanitizer watches the memory of this process.

@@ -185,7 +185,7 @@ def test_an_address_beyond_a_tensor_is_an_error_that_tells_where(access, what):
 def test_a_store_one_beyond_a_tensor_is_an_error():
     """The last thread's, by as little as one element."""
     with planted(ACT, r"(st\.global\.f32 .*)\[(%rd\d+)\]", r"\1[\2+4]"):
-        caught(moved, r"writes 4 bytes at 0x[0-9a-f]+, 0 bytes after the \d+ bytes of the nearest allocation")
+        caught(moved, r"writes 4 bytes at 0x[0-9a-f]+, 0 bytes after the \d+ bytes of the nearest tensor")
 
 
 def test_a_misaligned_address_is_an_error():
@@ -211,7 +211,7 @@ def test_shared_memory_that_nobody_wrote_is_an_error():
 def test_a_bound_that_is_not_checked_is_an_error():
     """Threads that have no number of their own then read beyond the parts that others left."""
     with planted(SUM, r"setp\.ge\.s64 \t(%p\d+), .*;", r"mov.pred \1, 0;"):
-        caught(summed, r"reads 4 bytes at 0x[0-9a-f]+, \d+ bytes after the \d+ bytes of the nearest allocation")
+        caught(summed, r"reads 4 bytes at 0x[0-9a-f]+, \d+ bytes after the \d+ bytes of the nearest tensor")
 
 
 def test_a_loop_without_an_end_is_an_error():

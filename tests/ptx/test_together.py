@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -179,11 +180,25 @@ def test_lanes_that_part_come_together_again():
     assert_same(out, torch.tensor([sum(range(i ^ 1)) for i in range(64)], dtype=torch.int32))
 
 
-def test_memory_that_was_freed_or_never_there_is_an_error():
-    x = torch.empty(1000, dtype=torch.int32)
-    held = torch.tensor([x.data_ptr(), 0, 64])
-    del x
-    lines = ["ld.global.u64 %rd1, [%rd0+{}];", "ld.global.u32 %r1, [%rd1];"]
-    for offset in (0, 8, 16):
-        with pytest.raises(PtxError, match="thread 0 of block 0 reads 4 bytes at"):
-            execute([line.format(offset) for line in lines], held)
+def test_memory_of_no_tensor_of_the_kernel_is_an_error():
+    """Of another tensor, of one that was freed, and where nothing is."""
+    other, freed = torch.zeros(1000, dtype=torch.int32), torch.zeros(1000, dtype=torch.int32)
+    held = torch.tensor([other.data_ptr(), freed.data_ptr(), 0, 64])
+    del freed
+    for offset in range(0, 32, 8):
+        lines = [f"ld.global.u64 %rd1, [%rd0+{offset}];", "ld.global.u32 %r1, [%rd1];"]
+        with pytest.raises(PtxError, match="thread 0 of block 0 reads 4 bytes at .* of the nearest tensor"):
+            execute(lines, held)
+    execute(["ld.global.u64 %rd2, [%rd0];", "ld.global.u32 %r1, [%rd2];"], held, other)
+
+
+def test_a_tensor_that_was_freed_before_the_launch_is_an_error():
+    class Freed(NamedTuple):
+        address: int
+
+        def data_ptr(self) -> int:
+            return self.address
+
+    freed = Freed(torch.zeros(1000, dtype=torch.int32).data_ptr())
+    with pytest.raises(PtxError, match="thread 0 of block 0 writes 4 bytes at .*, and has no tensor"):
+        execute(["st.global.u32 [%rd0+400], %r0;"], freed)

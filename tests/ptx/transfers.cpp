@@ -1,5 +1,5 @@
-// Instructions that move values: between registers, memory and lanes; and matrix instructions, which take their operands
-// from all lanes.
+// Instructions that move values: between registers, memory and lanes; and matrix instructions, which take their
+// operands from all lanes.
 #include <cmath>
 #include <cstring>
 
@@ -125,8 +125,8 @@ struct Bf16 {
 
 // D = A·B + C for A [16, K], B [K, 8] and C [16, 8], K being 8 words. PTX leaves the order and the rounding of the sums
 // open. Here products are exact, and their sum with C, in float64, is rounded once. With g = lane / 4 and t = lane % 4,
-// word i of a lane is: of A, word t + 4·(i / 2) of row g + 8·(i % 2); of B, word t + 4·i of column g; of C and D, column
-// 2·t + i % 2 of row g + 8·(i / 2).
+// word i of a lane is: of A, word t + 4·(i / 2) of row g + 8·(i % 2); of B, word t + 4·i of column g; of C and D,
+// column 2·t + i % 2 of row g + 8·(i / 2).
 template <class T>
 void multiply_matrices(Warp& warp, const int32_t* o, Mask active) {
   constexpr int kDepth = 8 * T::kOfWord;
