@@ -7,6 +7,7 @@ a range of them where the manual allows an error. Nothing here knows how the exe
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable
 from fractions import Fraction
@@ -58,15 +59,9 @@ def largest(a, b):
 def compared(how: str, a, b) -> bool:
     if is_nan(a) or is_nan(b):
         return how == "nan" or how.endswith("u")
-    return {
-        "nan": False,
-        "eq": a == b,
-        "ne": a != b,
-        "lt": a < b,
-        "le": a <= b,
-        "gt": a > b,
-        "ge": a >= b,
-    }[how.removesuffix("u")]
+    if how == "nan":
+        return False
+    return getattr(operator, how.removesuffix("u"))(a, b)
 
 
 def inserted(a: int, b: int, first: int, count: int) -> int:
@@ -79,23 +74,23 @@ def inserted(a: int, b: int, first: int, count: int) -> int:
 
 #: Laws of numbers that are the same for every type.
 GENERAL: dict[str, Callable] = {
-    "mul.lo": lambda a, b: a * b,
-    "mul.wide": lambda a, b: a * b,
+    "mul.lo": operator.mul,
+    "mul.wide": operator.mul,
     "mul.hi": lambda a, b: a * b >> 32,
     "mad.lo": lambda a, b, c: a * b + c,
     "div": truncated,
     "rem": lambda a, b: a - truncated(a, b) * b,
     "min": min,
-    "and": lambda a, b: a & b,
-    "or": lambda a, b: a | b,
-    "xor": lambda a, b: a ^ b,
-    "not": lambda a: ~a,
+    "and": operator.and_,
+    "or": operator.or_,
+    "xor": operator.xor,
+    "not": operator.inv,
     "shl": lambda a, n: a << min(n, 64),
     "shr": lambda a, n: a >> min(n, 64),
     "bfi": inserted,
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "neg": lambda a: -a,
+    "add": operator.add,
+    "sub": operator.sub,
+    "neg": operator.neg,
     "abs": abs,
     "max": max,
     "mov": lambda a: a,
@@ -110,30 +105,22 @@ FLOATING: dict[str, Callable] = {
     "rcp": lambda a: divided(Fraction(1), a),
     "sqrt": root,
     "max": largest,
-    "mov": lambda a: a,
-    "selp": lambda a, b, p: a if p else b,
 }
 
 
 def _floating(name: str, kind: str, mode: str) -> Callable[..., Bits]:
     form = FORMATS[kind]
-    sign = form.sign
-    if name in ("neg", "abs", "copysign"):  # of bits, as they keep what a NaN is
-        of_bits = {
-            "neg": lambda a: a ^ sign,
-            "abs": lambda a: a & ~sign,
-            "copysign": lambda a, b: (a & sign) | (b & ~sign),
-        }
+    of_bits: dict[str, Callable[..., Bits]] = {  # these keep what a NaN is
+        "mov": lambda a: a,
+        "selp": lambda a, b, p: a if p else b,
+        "neg": lambda a: a ^ form.sign,
+        "abs": lambda a: a & ~form.sign,
+        "copysign": lambda a, b: (a & form.sign) | (b & ~form.sign),
+    }
+    if name in of_bits:
         return of_bits[name]
-    if name == "fma":
-        return lambda a, b, c: written(
-            kind, added(multiplied(number(a, form), number(b, form)), number(c, form), mode), mode
-        )
-    law = FLOATING[name]
-    if name == "selp":
-        return lambda a, b, p: a if p else b
-    if name == "mov":
-        return lambda a: a
+    fused = {"fma": lambda a, b, c: added(multiplied(a, b), c, mode)}
+    law = (FLOATING | fused)[name]
     return lambda *bits: written(kind, law(*(number(b, form) for b in bits)), mode)
 
 
@@ -240,9 +227,9 @@ OWN: dict[str, Callable[..., Bits]] = {
     "cvt.sat.f32.f32": saturated,
     "cvt.rna.tf32.f32": to_tf32,
     "cvta.to.global.u64": lambda a: a,
-    "and.pred": lambda a, b: a & b,
-    "or.pred": lambda a, b: a | b,
-    "xor.pred": lambda a, b: a ^ b,
+    "and.pred": operator.and_,
+    "or.pred": operator.or_,
+    "xor.pred": operator.xor,
     "not.pred": lambda a: 1 - a,
     "mov.pred": lambda a: a,
 }

@@ -14,7 +14,7 @@ LANES = 32
 OPERANDS = 16
 
 #: The width in bits of a register, by the letter that stands for it in the machine's table.
-WIDTHS = {"p": 1, "h": 16, "w": 32, "d": 64}
+LETTERS = {"p": 1, "h": 16, "w": 32, "d": 64}
 
 #: The first of them is the first row after the constants.
 SPECIAL = ("%ntid.x", "%tid.x", "%ctaid.x")
@@ -130,8 +130,8 @@ def _match(found: list[str], pattern: list[str], rows: _Rows) -> list | None:
         return None
     operands: list = []
     for token, letter in zip(found, pattern, strict=True):
-        if letter in WIDTHS:
-            operand = rows(token, WIDTHS[letter])
+        if letter in LETTERS:
+            operand = rows(token, LETTERS[letter])
         elif letter == "L":
             operand = rows.entry.labels.get(token)
         elif letter == "#":
@@ -165,8 +165,6 @@ def table(library: ctypes.CDLL) -> dict[str, list[Known]]:
     index = 0
     while found := instruction(index):
         name, operands = found.contents.name.decode(), found.contents.operands.decode()
-        pattern = tokens(operands.replace("#", "0"))
-        pattern = ["#" if token == "0" else token for token in pattern]
-        known.setdefault(name, []).append(Known(index, pattern, operands))
+        known.setdefault(name, []).append(Known(index, tokens(operands), operands))
         index += 1
     return known

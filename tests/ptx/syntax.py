@@ -48,11 +48,14 @@ _REGISTERS = re.compile(r"\.reg \.(\w+)\s+(%[a-z]+)(?:<\d+>)?;")
 _IGNORED = re.compile(rf'\.pragma "(?:nounroll|used_bytes_mask \d+)";|\.minnctapersm \d+|{_ENTRY.pattern}')
 _LABEL = re.compile(r"(\$\w+):")
 _INSTRUCTION = re.compile(r"(?:@(!?%p\d+)\s+)?([a-z][\w.]*)\s*([^;]*);")
-_TOKEN = re.compile(r"[\w.$%]+|[{}\[\],|]|\+-?|-[\w.]+")
+_TOKEN = re.compile(r"[\w.$%#]+|[{}\[\],|]|\+-?|-[\w.]+")
 
 
 def tokens(operands: str) -> list[str]:
-    """The names, numbers and punctuation of operands. An address is always ``[ base + offset ]``."""
+    """The names, numbers and punctuation of operands. An address is always ``[ base + offset ]``.
+
+    The machine's table is read by it too: there a # stands for a number.
+    """
     found: list[str] = []
     for token in _TOKEN.findall(operands):
         if token == "]" and found[-2] == "[":

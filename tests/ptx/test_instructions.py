@@ -13,7 +13,7 @@ from . import laws
 from .executor import decoded, library, run
 from .formats import F16, F32, F64, rounded
 from .laws import Undefined, law
-from .program import WIDTHS, Known, table
+from .program import LETTERS, Known, table
 from .syntax import PtxError, entry, tokens
 
 REGISTERS = {1: "%p", 16: "%rs", 32: "%r", 64: "%rd"}
@@ -35,7 +35,7 @@ def letters(known: Known) -> tuple[list[int], list[int]]:
     """The widths of what an instruction writes, and of what it reads."""
     text = known.written
     end = text.index("}") + 1 if text.startswith("{") else text.index(",")
-    return tuple([WIDTHS[c] for c in part if c in WIDTHS] for part in (text[:end], text[end:]))
+    return tuple([LETTERS[c] for c in part if c in LETTERS] for part in (text[:end], text[end:]))
 
 
 def kernel(opcode: str, known: Known) -> str:
@@ -58,7 +58,7 @@ def kernel(opcode: str, known: Known) -> str:
             lines += [f"ld.global.{kind} {value}, [{place}];"]
             lines += [f"setp.ne.s32 {names[i]}, {value}, 0;"] * (width == 1)
     order = iter(names)
-    lines += [f"{opcode} {''.join(next(order) if c in WIDTHS else c for c in known.written)};"]
+    lines += [f"{opcode} {''.join(next(order) if c in LETTERS else c for c in known.written)};"]
     return "\n".join([*lines, *stores, "ret;", "}"])
 
 
@@ -195,6 +195,7 @@ def test_what_isnt_known_is_an_error_that_names_it():
     assert "line 7" in refused("add.s32 %r1, %r2, 4294967296;")
     assert "line 7" in refused("add.s32 %r1, %q2, %r3;")
     assert "line 7" in refused("bra $L__nowhere;")
+    assert "line 7: bar.sync takes 0" in refused("bar.sync 1;")
     assert "line 7" in refused(".local .b8 stack[8];")
     assert tokens("%r1|%p2, [a], {%r3, -1}") == [
         "%r1",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from .executor import decoded, library, run
-from .program import WIDTHS, Known, table
+from .program import LETTERS, Known, table
 from .syntax import entry
 
 REGISTERS = {16: "%rs", 32: "%r", 64: "%rd"}
@@ -54,7 +54,7 @@ def random_bytes(count: int, generator: random.Random) -> torch.Tensor:
 @pytest.mark.parametrize(("opcode", "known"), TRANSFERS)
 def test_a_transfer_moves_bytes(opcode, known: Known):
     what, space, *_, kind = opcode.split(".")
-    registers = [WIDTHS[c] for c in known.written if c in WIDTHS]
+    registers = [LETTERS[c] for c in known.written if c in LETTERS]
     registers.remove(32 if space == "shared" else 64)  # the address
     width, count, size = registers[0], len(registers), int(kind[1:]) // 8
     stride, out_stride = -(-size * count // 4) * 4, count * width // 8

@@ -218,7 +218,7 @@ constexpr Instruction kInstructions[] = {
     {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", kMatrices, multiply_matrices<Bf16>, Flow::together},
     {"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", kMatrices, multiply_matrices<Tf32>, Flow::together},
     {"bar.warp.sync", "w", synchronize_warp, Flow::together, 0},
-    {"bar.sync", "#", nullptr, Flow::barrier},
+    {"bar.sync", "0", nullptr, Flow::barrier},
     {"bra", "L", nullptr, Flow::branch},
     {"bra.uni", "L", nullptr, Flow::branch},
     {"ret", "", nullptr, Flow::exit},
