@@ -1,7 +1,7 @@
 # make test | demo | bench | gpu | wheel | lint | clean. The first run makes .venv; later ones redo only what changed.
 # make test-library, test-reference, test-kernels, test-emulation, test-compiled, test-peers: its parts, each a process for
 # one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
-# make test-ptx: the laws of every op on the PTX of the CUDA kernels; test-ptx-few, of which fewer, is one of the parts.
+# make test-ptx: the laws of every op on the PTX of the CUDA kernels. Of its parts, make test runs test-ptx-few.
 # make gpu: all that needs a GPU, with the torch that $(PYTHON) has, else with that of .venv; GPU='--dry-run' needs none.
 
 TORCH := torch==2.13.0
@@ -40,11 +40,10 @@ test-emulation: .venv/native
 	EQUIFAST_EMULATION=plain EQUIFAST_BACKEND=reference $(PY) -m pytest tests/ops tests/laws/test_definitions.py tests/emulation
 
 test-ptx: .venv/peers
-	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx tests/ops tests/laws/test_definitions.py tests/ptx
+	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx
 
-# Of the laws those that sanitizers watch too, and all that is said of the executor.
 test-ptx-few: .venv/peers
-	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx -m 'sanitized or ptx' tests/ops tests/laws/test_definitions.py tests/ptx
+	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx --few
 
 test-reference: .venv/native
 	EQUIFAST_BACKEND=reference $(PY) -m pytest tests/ops

@@ -46,10 +46,11 @@ def ops() -> tuple[str, ...]:
 def install() -> None:
     """Put the kernels where a GPU's would be, so that autograd and fake kernels are those of the package.
 
-    A missing compiler is an error where a missing native library is one.
+    A missing compiler is an error where a missing native library is one; a missing nvcc, where CUDA is installed too.
     """
     if reason := _blocker():
-        (pytest.fail if os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1" else pytest.skip)(reason)
+        required = os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1" and (variant() != PTX or compiled.CUDA.exists())
+        (pytest.fail if required else pytest.skip)(reason)
     names = ops()
     torch.ops.equifast_cuda = torch.ops.equifast_emulated
     registry.CHOSEN["cpu"] = "cuda"  # so that outputs are laid out as those of a GPU's kernels

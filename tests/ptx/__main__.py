@@ -1,6 +1,8 @@
-"""``python -m tests.ptx [what pytest takes]``: tests of the ops in which the executor runs the PTX of the CUDA kernels.
+"""``python -m tests.ptx [what pytest takes]``: tests in which the executor runs the PTX of the CUDA kernels.
 
-The executor has to know, to the byte, what memory there is, so the process is one that AddressSanitizer watches.
+Without arguments, all laws of the ops and all tests of the executor; with ``--few`` alone, of the laws those that
+sanitizers watch too. The executor has to know, to the byte, what memory there is, so the process is one that
+AddressSanitizer watches.
 """
 
 import os
@@ -8,6 +10,10 @@ import sys
 
 from ..emulation.build import environment
 
+ALL = ["tests/ops", "tests/laws/test_definitions.py", "tests/ptx"]
+FEW = ["-m", "sanitized or ptx", *ALL]
+
 if __name__ == "__main__":
-    given = sys.argv[1:] or ["tests/ops", "tests/laws/test_definitions.py", "tests/ptx"]
+    given = sys.argv[1:] or ALL
+    given = FEW if given == ["--few"] else given
     os.execve(sys.executable, [sys.executable, "-m", "pytest", *given], environment("ptx"))

@@ -22,6 +22,7 @@ from .executor import File
 from .syntax import PtxError
 
 FOLDER = BUILD.parent / "ptx"
+CUDA = Path("/usr/local/cuda")
 
 
 def blocker() -> str | None:
