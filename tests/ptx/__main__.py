@@ -1,6 +1,6 @@
 """``python -m tests.ptx [what pytest takes]``: tests in which the executor runs the PTX of the CUDA kernels.
 
-Without arguments, all laws of the ops and all tests of the executor; with ``--few`` alone, of the laws those that
+Without arguments, all laws of the ops and all tests of the executor; with ``--few``, of the laws those that
 sanitizers watch too. The executor has to know, to the byte, what memory there is, so the process is one that
 AddressSanitizer watches.
 """
@@ -15,5 +15,6 @@ FEW = ["-m", "sanitized or ptx", *ALL]
 
 if __name__ == "__main__":
     given = sys.argv[1:] or ALL
-    given = FEW if given == ["--few"] else given
+    if "--few" in given:
+        given = [*FEW, *(argument for argument in given if argument != "--few")]
     os.execve(sys.executable, [sys.executable, "-m", "pytest", *given], environment("ptx"))

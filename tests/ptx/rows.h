@@ -20,15 +20,14 @@ void store(T* out, Mask active, F value) {
   }
 }
 
-// The instruction that computes F of registers of the types A into a register of the type R. A source register may be
-// wider than its type, if that type is Low<T>: the lower half of a 64-bit one.
+// A source that is the lower half of a 64-bit register.
 template <class T>
 struct Low {
-  using Value = T;
   T low, high;
   operator T() const { return low; }
 };
 
+// The instruction that computes F of registers of the types A into a register of the type R.
 template <auto F, class R, class... A>
 void map(Warp& warp, const int32_t* o, Mask active) {
   [&]<size_t... I>(std::index_sequence<I...>) {
