@@ -2,6 +2,7 @@
 # what changed.
 # make test-library, test-reference, test-kernels, test-emulation, test-compiled, test-peers: its parts, each a process for
 # one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
+# make test-ptx: the laws of every op on the PTX of the CUDA kernels. Of its parts, make test runs test-ptx-few.
 # make paper: the paper's experiments, about an hour; PAPER=--quick: a few minutes. What has a result isn't run again.
 # make gpu: all that needs a GPU, with the torch that $(PYTHON) has, else with that of .venv; GPU='--dry-run' needs none.
 
@@ -15,8 +16,8 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
-PARTS := test-library test-emulation test-peers test-reference test-compiled
-.PHONY: test test-kernels $(PARTS) demo pictures paper bench gpu wheel lint clean
+PARTS := test-library test-emulation test-ptx-few test-peers test-reference test-compiled
+.PHONY: test test-kernels test-ptx $(PARTS) demo pictures paper bench gpu wheel lint clean
 
 # Two parts at a time. The first needs no peers, which are installed meanwhile. The longest is next. The last runs compilers
 # on all cores, so none is idle at the end.
@@ -39,6 +40,12 @@ test-kernels: .venv/native
 
 test-emulation: .venv/native
 	EQUIFAST_EMULATION=plain EQUIFAST_BACKEND=reference $(PY) -m pytest tests/ops tests/laws/test_definitions.py tests/emulation
+
+test-ptx: .venv/peers
+	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx
+
+test-ptx-few: .venv/peers
+	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx --few
 
 test-reference: .venv/native
 	EQUIFAST_BACKEND=reference $(PY) -m pytest tests/ops
@@ -74,7 +81,7 @@ lint: .venv/lint
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	find csrc tests/emulation -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' | \
+	find csrc tests/emulation tests/ptx -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' | \
 	  xargs .venv/bin/clang-format --dry-run -Werror
 
 # torch comes first and pinned: as a dependency it would be the newest, with several GB of CUDA packages. Triton is the

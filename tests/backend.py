@@ -7,7 +7,8 @@ Triton is imported:
 `reference`: the fallbacks in eager PyTorch. ``EQUIFAST_BACKEND=reference``
 `interpreter`: the Triton kernels, interpreted. ``TRITON_INTERPRET=1 EQUIFAST_BACKEND=triton``
 `emulation`: the CUDA kernels, compiled for the CPU. ``EQUIFAST_EMULATION=plain EQUIFAST_BACKEND=reference``,
-where a sanitizer may take the place of ``plain`` (tests/emulation/build.py).
+where a sanitizer may take the place of ``plain`` (tests/emulation/build.py), or ``ptx``: the kernels as nvcc compiles
+them, in PTX that is executed instruction by instruction. ``python -m tests.ptx`` sets all of its variables.
 `gpu`: the kernels on the first CUDA device. ``EQUIFAST_TEST_DEVICE=cuda``, perhaps with ``EQUIFAST_BACKEND``.
 """
 

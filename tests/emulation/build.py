@@ -1,7 +1,8 @@
 """Builds the CUDA kernels for the CPU, as CMakeLists.txt here says: ``python -m tests.emulation.build``.
 
 ``EQUIFAST_EMULATION=address`` (or ``thread``) chooses the variant that tests run; a sanitizer has to be in the process
-before Python is: it needs the rest of `environment` too.
+before Python is: it needs the rest of `environment` too. So does ``ptx``, the kernels as nvcc compiles them
+(tests/ptx).
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ SANITIZERS = {
     "address": {"ASAN_OPTIONS": "detect_leaks=0:exitcode=66", "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=66"},
     "thread": {"TSAN_OPTIONS": "halt_on_error=1:exitcode=66"},
 }
+#: The variant whose kernels are executed in PTX. AddressSanitizer tells the executor what memory there is.
+PTX = "ptx"
 #: Build tools may lie beside this interpreter alone.
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
-RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}
+#: AddressSanitizer has to find what throws exceptions when a process starts.
+RUNTIMES = {"address": ["libasan.so"], "thread": ["libtsan.so"], PTX: ["libasan.so", "libstdc++.so.6"]}
 VARIANTS = ("plain", *SANITIZERS)
 
 
@@ -39,10 +43,11 @@ def variant() -> str:
 
 def environment(name: str) -> dict[str, str]:
     """Of a process that loads what was built for a variant."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "EQUIFAST_EMULATION": name}
-    if name in SANITIZERS:
-        command = [os.environ.get("CXX", "c++"), f"-print-file-name={RUNTIMES[name]}"]
-        env |= SANITIZERS[name] | {"LD_PRELOAD": subprocess.check_output(command, text=True).strip()}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "EQUIFAST_EMULATION": name, "EQUIFAST_BACKEND": "reference"}
+    if name in RUNTIMES:
+        asked = [[os.environ.get("CXX", "c++"), f"-print-file-name={library}"] for library in RUNTIMES[name]]
+        paths = [subprocess.check_output(command, text=True).strip() for command in asked]
+        env |= SANITIZERS.get(name, SANITIZERS["address"]) | {"LD_PRELOAD": " ".join(paths)}
     return env
 
 

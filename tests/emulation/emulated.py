@@ -11,7 +11,9 @@ import torch
 
 from equifast.ops import registry
 
-from .build import blocker, build, variant
+from ..ptx import compiled
+from ..ptx.launches import Launches
+from .build import PTX, blocker, build, variant
 
 PREFIX = "equifast_emulated::"
 
@@ -19,12 +21,24 @@ PREFIX = "equifast_emulated::"
 LIBRARY = torch.library.Library("equifast", "IMPL")
 
 
+#: What runs the launches of the library in PTX, if it doesn't run them itself.
+LAUNCHES: list[Launches] = []
+
+
+def _blocker() -> str | None:
+    """Why the kernels of this process can't be built, or None."""
+    return blocker() or (compiled.blocker() if variant() == PTX else None)
+
+
 @functools.cache
 def ops() -> tuple[str, ...]:
     """Build and load the kernels; the ops that there are then. None without a compiler."""
-    if blocker():
+    if _blocker():
         return ()
-    torch.ops.load_library(build(variant()))
+    library = build("plain" if variant() == PTX else variant())
+    torch.ops.load_library(library)
+    if variant() == PTX:
+        LAUNCHES.append(Launches(library, compiled.compiled()))
     names = torch._C._dispatch_get_all_op_names()
     return tuple(sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)))
 
@@ -32,10 +46,11 @@ def ops() -> tuple[str, ...]:
 def install() -> None:
     """Put the kernels where a GPU's would be, so that autograd and fake kernels are those of the package.
 
-    A missing compiler is an error where a missing native library is one.
+    A missing compiler is an error where a missing native library is one; a missing nvcc, where CUDA is installed too.
     """
-    if reason := blocker():
-        (pytest.fail if os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1" else pytest.skip)(reason)
+    if reason := _blocker():
+        required = os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1" and (variant() != PTX or compiled.CUDA.exists())
+        (pytest.fail if required else pytest.skip)(reason)
     names = ops()
     torch.ops.equifast_cuda = torch.ops.equifast_emulated
     registry.CHOSEN["cpu"] = "cuda"  # so that outputs are laid out as those of a GPU's kernels

@@ -178,7 +178,7 @@ def test_any_size_of_image_and_kernel(
 @pytest.mark.parametrize("outputs", [1, 3, 16, 17, 70])
 @pytest.mark.parametrize("inputs", [1, 3, 5, 20])
 def test_channels(inputs, outputs):
-    for number in ("tf32", torch.float32, torch.bfloat16)[inputs % 2 :]:
+    for number in ("tf32", torch.float32, torch.bfloat16, torch.float64)[inputs % 2 :]:
         with products_of(number) as dtype:
             tensors, options = layer("C2", "3x3", channels=(inputs, outputs), dtype=dtype, batch=2)
             check("C2", tensors, options, number=number, about=f"{inputs} to {outputs}")

@@ -43,14 +43,15 @@ def test_orbit_inner_is_its_definition(group, representation, layout):
 
 
 @pytest.mark.sanitized
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("group", by_backend(KINDS, list(map(as_group, ("C4", "C8")))), ids=str)
-def test_it_does_not_depend_on_the_batch(group):
+def test_it_does_not_depend_on_the_batch(group, dtype):
     batch, side = by_backend((9, 20), (3, 5))
-    u, v = rand(batch, 6, side, side), rand(batch, 6, side, side, seed=1)
+    u, v = (rand(batch, 6, side, side, dtype=dtype, seed=seed) for seed in (0, 1))
     together = inner(u, v, group)
     for b in (0, batch // 2, batch - 1):
         assert_same(together[b : b + 1], inner(u[b : b + 1], v[b : b + 1], group))
-    assert_same(inner(u[:0], v[:0], group), torch.zeros(0, group.order))
+    assert_same(inner(u[:0], v[:0], group), together.new_zeros(0, group.order))
 
 
 def test_images_in_several_parts():

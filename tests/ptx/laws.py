@@ -1,0 +1,258 @@
+"""What the manual of PTX ISA 9.0 says of each instruction that computes, in exact arithmetic.
+
+A law takes the bits of the operands and gives the bits of the result: an integer, or None where they may be any NaN, or
+a range of them where the manual allows an error. Nothing here knows how the executor computes.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from .formats import BF16, F16, F32, F64, TF32, Format, added, divided, multiplied, number, root, rounded
+
+FORMATS = {"f16": F16, "bf16": BF16, "f32": F32, "f64": F64}
+
+Bits = int | None | range
+
+
+class Undefined(Exception):
+    """The manual doesn't define the result for these operands."""
+
+
+def is_nan(value: Fraction | float) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def signed(bits: int, width: int) -> int:
+    return bits % 2**width - (bits >> (width - 1) & 1) * 2**width
+
+
+def read(kind: str, bits: int):
+    """The number that some bits are, as one of a type such as s32, u64, b16 or f32."""
+    if kind in FORMATS:
+        return number(bits, FORMATS[kind])
+    width = int(kind[1:])
+    return signed(bits, width) if kind[0] == "s" else bits % 2**width
+
+
+def written(kind: str, value, mode: str = "rn") -> Bits:
+    return rounded(value, FORMATS[kind], mode) if kind in FORMATS else value % 2 ** int(kind[1:])
+
+
+def truncated(a: int, b: int) -> int:
+    if b == 0:
+        raise Undefined
+    return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+
+
+def largest(a, b):
+    """The number of a number and a NaN; +0 is more than −0."""
+    if is_nan(a) or is_nan(b):
+        return b if is_nan(a) else a
+    return max((a, b), key=lambda v: (v, math.copysign(1, v)))
+
+
+def compared(how: str, a, b) -> bool:
+    if is_nan(a) or is_nan(b):
+        return how == "nan" or how.endswith("u")
+    if how == "nan":
+        return False
+    return getattr(operator, how.removesuffix("u"))(a, b)
+
+
+def inserted(a: int, b: int, first: int, count: int) -> int:
+    bits = [b >> i & 1 for i in range(32)]
+    for i in range(min(count % 256, 32)):
+        if first % 256 + i < 32:
+            bits[first % 256 + i] = a >> i & 1
+    return sum(bit << i for i, bit in enumerate(bits))
+
+
+#: Laws of numbers that are the same for every type.
+GENERAL: dict[str, Callable] = {
+    "mul.lo": operator.mul,
+    "mul.wide": operator.mul,
+    "mul.hi": lambda a, b: a * b >> 32,
+    "mad.lo": lambda a, b, c: a * b + c,
+    "div": truncated,
+    "rem": lambda a, b: a - truncated(a, b) * b,
+    "min": min,
+    "and": operator.and_,
+    "or": operator.or_,
+    "xor": operator.xor,
+    "not": operator.inv,
+    "shl": lambda a, n: a << min(n, 64),
+    "shr": lambda a, n: a >> min(n, 64),
+    "bfi": inserted,
+    "add": operator.add,
+    "sub": operator.sub,
+    "neg": operator.neg,
+    "abs": abs,
+    "max": max,
+    "mov": lambda a: a,
+    "selp": lambda a, b, p: a if p else b,
+}
+
+FLOATING: dict[str, Callable] = {
+    "add": added,
+    "sub": lambda a, b: added(a, -b),
+    "mul": multiplied,
+    "div": divided,
+    "rcp": lambda a: divided(Fraction(1), a),
+    "sqrt": root,
+    "max": largest,
+}
+
+
+def _floating(name: str, kind: str, mode: str) -> Callable[..., Bits]:
+    form = FORMATS[kind]
+    of_bits: dict[str, Callable[..., Bits]] = {  # these keep what a NaN is
+        "mov": lambda a: a,
+        "selp": lambda a, b, p: a if p else b,
+        "neg": lambda a: a ^ form.sign,
+        "abs": lambda a: a & ~form.sign,
+        "copysign": lambda a, b: (a & form.sign) | (b & ~form.sign),
+    }
+    if name in of_bits:
+        return of_bits[name]
+    fused = {"fma": lambda a, b, c: added(multiplied(a, b), c, mode)}
+    law = (FLOATING | fused)[name]
+    return lambda *bits: written(kind, law(*(number(b, form) for b in bits)), mode)
+
+
+def _flushed(value: Fraction | float, form: Format) -> Fraction | float:
+    if isinstance(value, Fraction) and abs(value) < Fraction(2) ** (1 - form.exponent):
+        return math.copysign(0.0, value)
+    return value
+
+
+def power_of_two(bits: int) -> Bits:
+    """ex2.approx.ftz.f32: within a relative error of 2^-22."""
+    x = _flushed(number(bits, F32), F32)
+    if is_nan(x) or x in (math.inf, -math.inf):
+        return None if is_nan(x) else rounded(math.inf if x > 0 else 0.0, F32)
+    if not -150 < x < 128:
+        return rounded(math.inf if x > 0 else 0.0, F32)
+    whole = math.floor(x)
+    exact = Fraction(2.0 ** float(x - whole)) * Fraction(2) ** whole  # within 2^-52
+    if exact < Fraction(2) ** -126 * (1 - Fraction(1, 2**22)):
+        return 0
+    low, high = (rounded(exact * (1 + Fraction(s, 2**22)), F32, "rm") for s in (-1, 1))
+    return range(low if low >= 1 << 23 else 0, high + 1)
+
+
+def rough_reciprocal(bits: int) -> Bits:
+    """rcp.approx.ftz.f64: of the upper 32 bits, in as many; here within 2^-19."""
+    x = _flushed(number(bits >> 32 << 32, F64), F64)
+    if isinstance(x, float):
+        return rounded(divided(Fraction(1), x), F64)
+    exact = divided(Fraction(1), x)
+    if abs(exact) < Fraction(2) ** -1022:
+        return rounded(math.copysign(0.0, exact), F64)
+    ends = sorted(rounded(exact * (1 + Fraction(s, 2**19)), F64, "rz") for s in (-1, 1))
+    return range(ends[0], ends[1] + 1)
+
+
+def _to_integer(to: str, kind: str) -> Callable[[int], Bits]:
+    width = int(to[1:])
+    least, most = -(1 << (width - 1)), (1 << (width - 1)) - 1
+
+    def law(bits: int) -> Bits:
+        value = number(bits, FORMATS[kind])
+        if is_nan(value):
+            return 0 if (to, kind) == ("s32", "f32") else 1 << (width - 1)
+        if value in (math.inf, -math.inf):
+            return (most if value > 0 else least) % 2**width
+        return min(max(math.trunc(value), least), most) % 2**width
+
+    return law
+
+
+def _to_whole(kind: str, mode: str) -> Callable[[int], Bits]:
+    """What becomes zero keeps its sign."""
+
+    def law(bits: int) -> Bits:
+        value = number(bits, FORMATS[kind])
+        if isinstance(value, float):
+            return rounded(value, FORMATS[kind])
+        whole = math.floor(value) if mode == "rmi" else round(value)
+        return rounded(Fraction(whole) if whole else math.copysign(0.0, value), FORMATS[kind])
+
+    return law
+
+
+def saturated(bits: int) -> Bits:
+    value = number(bits, F32)
+    return 0 if is_nan(value) or value <= 0 else rounded(min(Fraction(1), value), F32)
+
+
+def to_tf32(bits: int) -> Bits:
+    """Ties away from zero; the thirteen bits below the mantissa are zeros."""
+    found = rounded(number(bits, F32), TF32, "rna")
+    return None if found is None else found << 13
+
+
+def _narrowed(kind: str) -> Callable[[int], Bits]:
+    def law(bits: int) -> Bits:
+        found = rounded(number(bits, F32), FORMATS[kind])
+        return 0x7FFF if found is None else found
+
+    return law
+
+
+def _converted(to: str, kind: str, mode: str) -> Callable[[int], Bits]:
+    if mode in ("rmi", "rni"):
+        return _to_whole(kind, mode)
+    if mode == "rzi":
+        return _to_integer(to, kind)
+    if to in ("f16", "bf16"):
+        return _narrowed(to)
+
+    def law(bits: int) -> Bits:
+        value = read(kind, bits)
+        if isinstance(value, int) and to in FORMATS:
+            value = Fraction(value) if value else 0.0
+        return written(to, value)
+
+    return law
+
+
+OWN: dict[str, Callable[..., Bits]] = {
+    "ex2.approx.ftz.f32": power_of_two,
+    "rcp.approx.ftz.f64": rough_reciprocal,
+    "cvt.sat.f32.f32": saturated,
+    "cvt.rna.tf32.f32": to_tf32,
+    "cvta.to.global.u64": lambda a: a,
+    "and.pred": operator.and_,
+    "or.pred": operator.or_,
+    "xor.pred": operator.xor,
+    "not.pred": lambda a: 1 - a,
+    "mov.pred": lambda a: a,
+}
+
+
+def law(opcode: str) -> Callable[..., Bits]:
+    """The law of an instruction. Raises KeyError if none is known."""
+    if opcode in OWN:
+        return OWN[opcode]
+    if found := re.fullmatch(r"cvt(?:\.(r\w+))?\.(\w+)\.(\w+)", opcode):
+        return _converted(found[2], found[3], found[1] or "")
+    if found := re.fullmatch(r"setp\.(\w+)\.(\w+)", opcode):
+        return lambda a, b: int(compared(found[1], read(found[2], a), read(found[2], b)))
+    name, mode, kind = re.fullmatch(r"([a-z]+(?:\.lo|\.hi|\.wide)?)(?:\.(r[nm]))?\.([a-z]+\d+)", opcode).groups()
+    if kind in FORMATS:
+        return _floating(name, kind, mode or "rn")
+    general = GENERAL[name]
+    shift = name in ("shl", "shr")  # whose amount is unsigned
+    plain = name in ("bfi", "selp")
+
+    def of_integers(*bits: int) -> Bits:
+        given = [b if plain or (shift and i) else read(kind, b) for i, b in enumerate(bits)]
+        width = 64 if name == "mul.wide" else int(kind[1:])
+        return general(*given) % 2**width
+
+    return of_integers
