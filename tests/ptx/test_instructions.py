@@ -130,6 +130,9 @@ def drawn(opcode: str, known: Known) -> list[list[int]]:
     if opcode.startswith(("add.rn", "sub.rn", "setp")):  # the same number on both sides, and its negative
         top = 1 << (ins[0] - 1)
         operands[1][:200] = [bits ^ (i % 2 * top) for i, bits in enumerate(operands[0][:200])]
+    if opcode.startswith(("shl", "shr", "bfi")):  # by about as many bits as there are
+        for amounts in operands[2 if opcode.startswith("bfi") else 1 :]:
+            amounts[:900] = [generator.randrange(70) for _ in range(900)]
     if opcode.startswith("fma"):  # a sum, which is often halfway between two numbers
         form = {32: F32, 64: F64}[ins[0]]
         operands[1][:500] = [form.exponent << (form.precision - 1)] * 500
