@@ -34,8 +34,8 @@ CHANNELS, KERNEL = 32, 5
 #: Of the largest activation: the networks sum in different orders.
 TOLERANCE = 1e-3
 
-#: Of the norm of the images' gradient. Where ReLU gets a value near 0, rounding decides whether it passes a gradient. So
-#: single pixels of `eager` are off by 2 % of the largest, and its norm by 0.001, against the same network in float64.
+#: Of the norm of the images' gradient. Where ReLU gets a value near 0, rounding decides whether it passes a gradient.
+#: So single pixels of `eager` are off by 2 % of the largest, and its norm by 0.001, against that network in float64.
 GRADIENT_TOLERANCE = 1e-2
 
 
