@@ -27,12 +27,14 @@ SANITIZERS = {
     "address": {"ASAN_OPTIONS": "detect_leaks=0:exitcode=66", "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=66"},
     "thread": {"TSAN_OPTIONS": "halt_on_error=1:exitcode=66"},
 }
-#: The variant whose kernels are executed in PTX. AddressSanitizer tells the executor what memory there is.
-PTX = "ptx"
+#: The variants whose kernels are executed in PTX: those that nvcc compiles, and those that Triton compiles.
+#: AddressSanitizer tells the executor what memory there is.
+PTX, TRITON = "ptx", "triton"
 #: Build tools may lie beside this interpreter alone.
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
 #: AddressSanitizer has to find what throws exceptions when a process starts.
-RUNTIMES = {"address": ["libasan.so"], "thread": ["libtsan.so"], PTX: ["libasan.so", "libstdc++.so.6"]}
+RUNTIMES = {"address": ["libasan.so"], "thread": ["libtsan.so"]}
+RUNTIMES |= dict.fromkeys((PTX, TRITON), ["libasan.so", "libstdc++.so.6"])
 VARIANTS = ("plain", *SANITIZERS)
 
 

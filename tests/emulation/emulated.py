@@ -1,28 +1,35 @@
-"""The emulated CUDA kernels in the place of the CPU's: ``torch.ops.equifast`` runs them on CPU tensors."""
+"""Emulated kernels of GPUs in the place of the CPU's: ``torch.ops.equifast`` runs them on CPU tensors."""
 
 from __future__ import annotations
 
 import functools
 import os
 import warnings
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from equifast import kernels
 from equifast.ops import registry
 
 from ..ptx import compiled
 from ..ptx.launches import Launches
-from .build import PTX, blocker, build, variant
+from .build import PTX, TRITON, blocker, build, variant
+
+if TYPE_CHECKING:
+    from ..ptx.triton_gpu import PtxGpu
 
 PREFIX = "equifast_emulated::"
 
 #: Holds the kernels that replace those of the reference for as long as this process lives.
 LIBRARY = torch.library.Library("equifast", "IMPL")
 
-
 #: What runs the launches of the library in PTX, if it doesn't run them itself.
 LAUNCHES: list[Launches] = []
+
+#: What runs those of Triton.
+GPUS: list[PtxGpu] = []
 
 
 def _blocker() -> str | None:
@@ -35,6 +42,11 @@ def ops() -> tuple[str, ...]:
     """Build and load the kernels; the ops that there are then. None without a compiler."""
     if _blocker():
         return ()
+    if variant() == TRITON:
+        from ..ptx.triton_gpu import PtxGpu
+
+        GPUS.append(PtxGpu().install())
+        return tuple(kernels.FILES)
     library = build("plain" if variant() == PTX else variant())
     torch.ops.load_library(library)
     if variant() == PTX:
@@ -52,9 +64,11 @@ def install() -> None:
         required = os.environ.get("EQUIFAST_REQUIRE_NATIVE") == "1" and (variant() != PTX or compiled.CUDA.exists())
         (pytest.fail if required else pytest.skip)(reason)
     names = ops()
-    torch.ops.equifast_cuda = torch.ops.equifast_emulated
-    registry.CHOSEN["cpu"] = "cuda"  # so that outputs are laid out as those of a GPU's kernels
+    backend = "triton" if variant() == TRITON else "cuda"
+    if backend == "cuda":
+        torch.ops.equifast_cuda = torch.ops.equifast_emulated
+    registry.CHOSEN["cpu"] = backend  # so that outputs are laid out as those of a GPU's kernels
     warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)  # that it replaces kernels
     for op in names:
-        (run,) = registry.implementations(op, ("cuda",)).values()
+        (run,) = registry.implementations(op, (backend,)).values()
         LIBRARY.impl(op, run, "CPU", allow_override=True)

@@ -25,8 +25,11 @@ constexpr auto multiply = [](auto a, auto b) { return a * b; };
 constexpr auto multiply_wide = [](auto a, auto b) {
   return static_cast<std::conditional_t<std::is_signed_v<decltype(a)>, int64_t, uint64_t>>(a) * b;
 };
-constexpr auto multiply_high = [](int32_t a, int32_t b) { return static_cast<int32_t>(multiply_wide(a, b) >> 32); };
+constexpr auto multiply_high = [](auto a, auto b) {
+  return static_cast<decltype(a)>(multiply_wide(a, b) >> 8 * sizeof a);
+};
 constexpr auto multiply_add = [](auto a, auto b, auto c) { return a * b + c; };
+constexpr auto multiply_add_wide = [](auto a, auto b, auto c) { return static_cast<decltype(c)>(a) * b + c; };
 constexpr auto bit_and = [](auto a, auto b) { return a & b; };
 constexpr auto bit_or = [](auto a, auto b) { return a | b; };
 constexpr auto bit_xor = [](auto a, auto b) { return a ^ b; };
@@ -53,6 +56,32 @@ constexpr auto insert = [](uint32_t a, uint32_t b, uint32_t first, uint32_t coun
   const uint32_t from = std::min(first & 255, 32u);
   const auto mask = static_cast<uint32_t>(bits << from);
   return (b & ~mask) | (static_cast<uint32_t>(uint64_t(a) << from) & mask);
+};
+
+// `count` bits of a from `first` on; of a signed type, with the last of them, or that of a, above.
+template <class T>
+constexpr auto extract = [](T a, uint32_t first, uint32_t count) -> T {
+  first &= 255;
+  count &= 255;
+  if (count == 0) return 0;
+  const int64_t wide = a;  // with as many bits above as are asked for
+  const uint32_t from = std::min(first, 63u), left = 64 - std::min(count, 64 - from);
+  if (std::is_signed_v<T>)
+    return static_cast<T>(static_cast<int64_t>(static_cast<uint64_t>(wide >> from) << left) >> left);
+  return static_cast<T>(static_cast<uint64_t>(wide >> from) << left >> left);
+};
+
+// The bytes of a and, above them, of b that the four lowest nibbles of `chosen` name. The highest bit of a nibble asks
+// for eight times the sign of that byte.
+constexpr auto permute = [](uint32_t a, uint32_t b, uint32_t chosen) {
+  const uint64_t bytes = a | uint64_t(b) << 32;
+  uint32_t out = 0;
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t nibble = chosen >> 4 * i;
+    const auto byte = static_cast<uint8_t>(bytes >> 8 * (nibble & 7));
+    out |= static_cast<uint32_t>(nibble & 8 ? (byte >> 7) * 0xFF : byte) << 8 * i;
+  }
+  return out;
 };
 
 constexpr auto fma = [](auto a, auto b, auto c) { return std::fma(a, b, c); };
@@ -83,8 +112,11 @@ template <class T>
 T flushed(T a) {
   return std::fabs(a) < std::numeric_limits<T>::min() ? std::copysign(T(0), a) : a;
 }
+// `F` of operands, with those and the result flushed to zero where they are subnormal.
+template <auto F>
+constexpr auto flushing = [](auto... a) { return flushed(F(flushed(a)...)); };
 // Within 2^-22 of it on a GPU.
-constexpr auto power_of_two = [](float a) { return flushed(static_cast<float>(std::exp2(double(flushed(a))))); };
+constexpr auto power_of_two = [](float a) { return static_cast<float>(std::exp2(double(a))); };
 // A GPU reads the upper 32 bits, and writes them: 20 bits of the mantissa.
 constexpr auto rough_reciprocal = [](double a) {
   constexpr uint64_t kUpper = ~UINT64_C(0) << 32;
@@ -114,6 +146,10 @@ constexpr auto to_bfloat16 = [](float a) -> uint16_t {
   return static_cast<uint16_t>(a != a ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 };
 // Ties go away from zero.
+constexpr auto from_bfloat16 = [](uint16_t a) { return cast_bits<float>(uint32_t(a) << 16); };
+// Of two numbers, the first above the second.
+template <auto TO>
+constexpr auto both = [](float high, float low) { return TO(low) | uint32_t(TO(high)) << 16; };
 constexpr auto to_tf32 = [](float a) { return a != a ? 0x7FFFFFFF : (cast_bits<uint32_t>(a) + 0x1000) & 0xFFFFE000; };
 
 // Quotients and remainders of integers. By zero they are undefined.
@@ -136,16 +172,24 @@ using s32 = int32_t;
 using s64 = int64_t;
 
 constexpr Instruction kInstructions[] = {
+    {"add.s16", "h,h,h", binary<add, uint16_t>},
     {"add.s32", "w,w,w", binary<add, u32>},
     {"add.s64", "d,d,d", binary<add, u64>},
+    {"sub.s16", "h,h,h", binary<subtract, uint16_t>},
     {"sub.s32", "w,w,w", binary<subtract, u32>},
     {"sub.s64", "d,d,d", binary<subtract, u64>},
+    {"mul.lo.s16", "h,h,h", binary<multiply, uint16_t>},
     {"mul.lo.s32", "w,w,w", binary<multiply, u32>},
     {"mul.lo.s64", "d,d,d", binary<multiply, u64>},
+    {"mul.hi.u16", "h,h,h", binary<multiply_high, uint16_t>},
     {"mul.hi.s32", "w,w,w", binary<multiply_high, s32>},
+    {"mul.hi.u32", "w,w,w", binary<multiply_high, u32>},
     {"mul.wide.s32", "d,w,w", map<multiply_wide, s64, s32, s32>},
     {"mul.wide.u32", "d,w,w", map<multiply_wide, u64, u32, u32>},
     {"mad.lo.s32", "w,w,w,w", ternary<multiply_add, u32>},
+    {"mad.lo.s64", "d,d,d,d", ternary<multiply_add, u64>},
+    {"mad.wide.s32", "d,w,w,d", map<multiply_add_wide, s64, s32, s32, s64>},
+    {"mad.wide.u32", "d,w,w,d", map<multiply_add_wide, u64, u32, u32, u64>},
     {"div.s32", "w,w,w", divide<s32, false>},
     {"div.u32", "w,w,w", divide<u32, false>},
     {"div.s64", "d,d,d", divide<s64, false>},
@@ -164,6 +208,7 @@ constexpr Instruction kInstructions[] = {
     {"max.u32", "w,w,w", binary<largest, u32>},
     {"max.s64", "d,d,d", binary<largest, s64>},
     {"and.b16", "h,h,h", binary<bit_and, uint16_t>},
+    {"or.b16", "h,h,h", binary<bit_or, uint16_t>},
     {"and.b32", "w,w,w", binary<bit_and, u32>},
     {"and.b64", "d,d,d", binary<bit_and, u64>},
     {"or.b32", "w,w,w", binary<bit_or, u32>},
@@ -171,46 +216,67 @@ constexpr Instruction kInstructions[] = {
     {"xor.b32", "w,w,w", binary<bit_xor, u32>},
     {"not.b32", "w,w", unary<bit_not, u32>},
     {"not.b64", "d,d", unary<bit_not, u64>},
+    {"shl.b16", "h,h,w", map<left, uint16_t, uint16_t, u32>},
     {"shl.b32", "w,w,w", binary<left, u32>},
     {"shl.b64", "d,d,w", map<left, u64, u64, u32>},
+    {"shr.u16", "h,h,w", map<right, uint16_t, uint16_t, u32>},
     {"shr.s32", "w,w,w", map<right, s32, s32, u32>},
     {"shr.u32", "w,w,w", map<right, u32, u32, u32>},
     {"shr.s64", "d,d,w", map<right, s64, s64, u32>},
     {"shr.u64", "d,d,w", map<right, u64, u64, u32>},
     {"bfi.b32", "w,w,w,w,w", map<insert, u32, u32, u32, u32, u32>},
+    {"bfe.s32", "w,w,w,w", map<extract<s32>, s32, s32, u32, u32>},
+    {"bfe.u32", "w,w,w,w", map<extract<u32>, u32, u32, u32, u32>},
+    {"prmt.b32", "w,w,w,w", ternary<permute, u32>},
     {"add.rn.f32", "w,w,w", binary<add, float>},
     {"add.rn.f64", "d,d,d", binary<add, double>},
+    {"add.f32", "w,w,w", binary<add, float>},
+    {"add.f64", "d,d,d", binary<add, double>},
     {"sub.rn.f32", "w,w,w", binary<subtract, float>},
     {"sub.rn.f64", "d,d,d", binary<subtract, double>},
+    {"sub.f32", "w,w,w", binary<subtract, float>},
+    {"sub.f64", "d,d,d", binary<subtract, double>},
     {"mul.rn.f32", "w,w,w", binary<multiply, float>},
     {"mul.rn.f64", "d,d,d", binary<multiply, double>},
+    {"mul.f32", "w,w,w", binary<multiply, float>},
+    {"mul.f64", "d,d,d", binary<multiply, double>},
     {"fma.rn.f32", "w,w,w,w", ternary<fma, float>},
     {"fma.rn.f64", "d,d,d,d", ternary<fma, double>},
+    {"fma.rn.ftz.f32", "w,w,w,w", ternary<flushing<fma>, float>},
     {"fma.rm.f32", "w,w,w,w", ternary<fma_down, float>},
     {"div.rn.f32", "w,w,w", binary<quotient, float>},
     {"div.rn.f64", "d,d,d", binary<quotient, double>},
+    {"div.full.f32", "w,w,w", binary<quotient, float>},
     {"rcp.rn.f32", "w,w", unary<reciprocal, float>},
     {"rcp.rn.f64", "d,d", unary<reciprocal, double>},
     {"rcp.approx.ftz.f64", "d,d", unary<rough_reciprocal, double>},
     {"sqrt.rn.f32", "w,w", unary<root, float>},
     {"sqrt.rn.f64", "d,d", unary<root, double>},
-    {"ex2.approx.ftz.f32", "w,w", unary<power_of_two, float>},
+    {"sqrt.approx.ftz.f32", "w,w", unary<flushing<root>, float>},
+    {"ex2.approx.f32", "w,w", unary<power_of_two, float>},
+    {"ex2.approx.ftz.f32", "w,w", unary<flushing<power_of_two>, float>},
     {"abs.f32", "w,w", unary<float_absolute, float>},
     {"abs.f64", "d,d", unary<float_absolute, double>},
+    {"abs.ftz.f32", "w,w", unary<flushing<float_absolute>, float>},
     {"neg.f32", "w,w", unary<negative, float>},
     {"neg.f64", "d,d", unary<negative, double>},
     {"max.f32", "w,w,w", binary<float_max, float>},
     {"max.f64", "d,d,d", binary<float_max, double>},
     {"copysign.f32", "w,w,w", binary<with_sign, float>},
     {"copysign.f64", "d,d,d", binary<with_sign, double>},
+    {"cvt.s32.s16", "w,h", map<same, s32, int16_t>},
+    {"cvt.u32.u16", "w,h", map<same, u32, uint16_t>},
     {"cvt.u16.u32", "h,w", map<same, uint16_t, u32>},
+    {"cvt.u16.u64", "h,d", map<same, uint16_t, u64>},
     {"cvt.u32.u64", "w,d", map<same, u32, u64>},
     {"cvt.u64.u32", "d,w", map<same, u64, u32>},
     {"cvt.s64.s32", "d,w", map<same, s64, s32>},
     {"cvt.s64.s32", "d,d", map<same, s64, Low<s32>>},
     {"cvt.rn.f32.s32", "w,w", map<same, float, s32>},
+    {"cvt.rn.f32.u32", "w,w", map<same, float, u32>},
     {"cvt.rn.f32.s64", "w,d", map<same, float, s64>},
     {"cvt.rn.f64.s32", "d,w", map<same, double, s32>},
+    {"cvt.rn.f64.u32", "d,w", map<same, double, u32>},
     {"cvt.rn.f64.s64", "d,d", map<same, double, s64>},
     {"cvt.rn.f32.f64", "w,d", map<same, float, double>},
     {"cvt.f64.f32", "d,w", map<same, double, float>},
@@ -218,13 +284,17 @@ constexpr Instruction kInstructions[] = {
     {"cvt.rzi.s32.f64", "w,d", map<truncated<s32>, s32, double>},
     {"cvt.rzi.s64.f64", "d,d", map<truncated<s64>, s64, double>},
     {"cvt.rmi.f32.f32", "w,w", unary<down, float>},
+    {"cvt.rmi.ftz.f32.f32", "w,w", unary<flushing<down>, float>},
     {"cvt.rmi.f64.f64", "d,d", unary<down, double>},
     {"cvt.rni.f32.f32", "w,w", unary<nearest, float>},
     {"cvt.rni.f64.f64", "d,d", unary<nearest, double>},
     {"cvt.sat.f32.f32", "w,w", unary<saturated, float>},
     {"cvt.f32.f16", "w,h", map<from_half, float, uint16_t>},
+    {"cvt.f32.bf16", "w,h", map<from_bfloat16, float, uint16_t>},
     {"cvt.rn.f16.f32", "h,w", map<to_half, uint16_t, float>},
     {"cvt.rn.bf16.f32", "h,w", map<to_bfloat16, uint16_t, float>},
+    {"cvt.rn.f16x2.f32", "w,w,w", map<both<to_half>, u32, float, float>},
+    {"cvt.rn.bf16x2.f32", "w,w,w", map<both<to_bfloat16>, u32, float, float>},
     {"cvt.rna.tf32.f32", "w,w", map<to_tf32, u32, float>},
 };
 

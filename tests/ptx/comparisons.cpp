@@ -12,7 +12,10 @@ constexpr auto lt = [](auto a, auto b) { return a < b; };
 constexpr auto le = [](auto a, auto b) { return a <= b; };
 constexpr auto gt = [](auto a, auto b) { return a > b; };
 constexpr auto ge = [](auto a, auto b) { return a >= b; };
-// Of floating-point numbers. These are true where one is a NaN, and those above are false.
+// Of floating-point numbers: true if neither is a NaN and they differ.
+constexpr auto different = [](auto a, auto b) { return a < b || a > b; };
+// These are true where one is a NaN, and those above are false.
+constexpr auto equ = [](auto a, auto b) { return !(a < b) && !(a > b); };
 constexpr auto neu = [](auto a, auto b) { return !(a == b); };
 constexpr auto ltu = [](auto a, auto b) { return !(a >= b); };
 constexpr auto leu = [](auto a, auto b) { return !(a > b); };
@@ -46,7 +49,10 @@ void change(Warp& warp, const int32_t* o, Mask active) {
 constexpr Instruction kInstructions[] = {
     {"setp.eq.s16", "p,h,h", compare<eq, uint16_t>},
     {"setp.ne.s16", "p,h,h", compare<ne, uint16_t>},
+    {"setp.eq.b16", "p,h,h", compare<eq, uint16_t>},
+    {"setp.ne.b16", "p,h,h", compare<ne, uint16_t>},
     {"setp.eq.b32", "p,w,w", compare<eq, uint32_t>},
+    {"setp.ne.b32", "p,w,w", compare<ne, uint32_t>},
     {"setp.eq.s32", "p,w,w", compare<eq, int32_t>},
     {"setp.ne.s32", "p,w,w", compare<ne, int32_t>},
     {"setp.lt.s32", "p,w,w", compare<lt, int32_t>},
@@ -55,8 +61,10 @@ constexpr Instruction kInstructions[] = {
     {"setp.ge.s32", "p,w,w", compare<ge, int32_t>},
     {"setp.lt.u32", "p,w,w", compare<lt, uint32_t>},
     {"setp.le.u32", "p,w,w", compare<le, uint32_t>},
+    {"setp.gt.u32", "p,w,w", compare<gt, uint32_t>},
     {"setp.ge.u32", "p,w,w", compare<ge, uint32_t>},
     {"setp.eq.b64", "p,d,d", compare<eq, uint64_t>},
+    {"setp.ne.b64", "p,d,d", compare<ne, uint64_t>},
     {"setp.eq.s64", "p,d,d", compare<eq, int64_t>},
     {"setp.ne.s64", "p,d,d", compare<ne, int64_t>},
     {"setp.lt.s64", "p,d,d", compare<lt, int64_t>},
@@ -64,7 +72,12 @@ constexpr Instruction kInstructions[] = {
     {"setp.gt.s64", "p,d,d", compare<gt, int64_t>},
     {"setp.ge.s64", "p,d,d", compare<ge, int64_t>},
     {"setp.lt.u64", "p,d,d", compare<lt, uint64_t>},
+    {"setp.ne.f16", "p,h,h", compare<different, _Float16>},
+    {"setp.equ.f16", "p,h,h", compare<equ, _Float16>},
     {"setp.eq.f32", "p,w,w", compare<eq, float>},
+    {"setp.ne.f32", "p,w,w", compare<different, float>},
+    {"setp.le.f32", "p,w,w", compare<le, float>},
+    {"setp.equ.f32", "p,w,w", compare<equ, float>},
     {"setp.lt.f32", "p,w,w", compare<lt, float>},
     {"setp.gt.f32", "p,w,w", compare<gt, float>},
     {"setp.ge.f32", "p,w,w", compare<ge, float>},
@@ -74,6 +87,8 @@ constexpr Instruction kInstructions[] = {
     {"setp.geu.f32", "p,w,w", compare<geu, float>},
     {"setp.nan.f32", "p,w,w", compare<nan, float>},
     {"setp.eq.f64", "p,d,d", compare<eq, double>},
+    {"setp.ne.f64", "p,d,d", compare<different, double>},
+    {"setp.equ.f64", "p,d,d", compare<equ, double>},
     {"setp.lt.f64", "p,d,d", compare<lt, double>},
     {"setp.gt.f64", "p,d,d", compare<gt, double>},
     {"setp.ge.f64", "p,d,d", compare<ge, double>},

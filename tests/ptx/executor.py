@@ -68,8 +68,9 @@ def run(program: Program, blocks: int, threads: int, shared: int, args: int, arg
     entry = program.entry
     if args_bytes != entry.parameter_bytes:
         raise PtxError(f"{entry.name} takes {entry.parameter_bytes} bytes of arguments, and {args_bytes} were passed")
-    if not 0 < threads <= entry.most_threads or threads % 32:
-        raise PtxError(f"{entry.name} runs in whole warps, {entry.most_threads} threads at most, not in {threads}")
+    if not entry.least_threads <= threads <= entry.most_threads or threads % 32:
+        allowed = f"{entry.least_threads} to {entry.most_threads} threads"
+        raise PtxError(f"{entry.name} runs in whole warps of {allowed}, not in {threads}")
     codes, _ = program.codes.buffer_info()
     constants = program.constants + (threads.to_bytes(4, "little") * 32)  # of %ntid.x, the next row
     given = _Program(

@@ -57,6 +57,7 @@ def largest(a, b):
 
 
 def compared(how: str, a, b) -> bool:
+    """Of floating-point numbers, ``ne`` is false where one is a NaN, as all are but ``nan`` and those that end in u."""
     if is_nan(a) or is_nan(b):
         return how == "nan" or how.endswith("u")
     if how == "nan":
@@ -72,12 +73,33 @@ def inserted(a: int, b: int, first: int, count: int) -> int:
     return sum(bit << i for i, bit in enumerate(bits))
 
 
+def extracted(kind: str) -> Callable[[int, int, int], Bits]:
+    """Bits of a number of 32 bits from ``first`` on; of a signed one, the last of them, or its own sign, above them."""
+
+    def law(a: int, first: int, count: int) -> Bits:
+        first, count = first % 256, count % 256
+        sign = a >> min(first + count - 1, 31) & 1 if kind == "s32" and count else 0
+        bits = [a >> (first + i) & 1 if i < count and first + i < 32 else sign for i in range(32)]
+        return sum(bit << i for i, bit in enumerate(bits))
+
+    return law
+
+
+def permuted(a: int, b: int, chosen: int) -> Bits:
+    """Four of the eight bytes of a and b, or eight times the sign of one."""
+    out = bytearray()
+    for nibble in (chosen >> shift & 15 for shift in (0, 4, 8, 12)):
+        byte = (a.to_bytes(4, "little") + b.to_bytes(4, "little"))[nibble % 8]
+        out.append((255 if byte >= 128 else 0) if nibble >= 8 else byte)
+    return int.from_bytes(out, "little")
+
+
 #: Laws of numbers that are the same for every type.
 GENERAL: dict[str, Callable] = {
     "mul.lo": operator.mul,
     "mul.wide": operator.mul,
-    "mul.hi": lambda a, b: a * b >> 32,
     "mad.lo": lambda a, b, c: a * b + c,
+    "mad.wide": lambda a, b, c: a * b + c,
     "div": truncated,
     "rem": lambda a, b: a - truncated(a, b) * b,
     "min": min,
@@ -130,19 +152,46 @@ def _flushed(value: Fraction | float, form: Format) -> Fraction | float:
     return value
 
 
+def flushing(law: Callable[..., Bits]) -> Callable[..., Bits]:
+    """A law of float32 in which subnormal operands are zeros of their sign, and so are subnormal results."""
+
+    def zero(bits: int) -> int:
+        return bits & F32.sign if bits & 0x7F800000 == 0 else bits
+
+    def flushed(*bits: int) -> Bits:
+        found = law(*map(zero, bits))
+        if isinstance(found, range):
+            return range(min(zero(found[0]), found[0]), max(zero(found[-1]), found[0]) + 1)
+        return None if found is None else zero(found)
+
+    return flushed
+
+
 def power_of_two(bits: int) -> Bits:
-    """ex2.approx.ftz.f32: within a relative error of 2^-22."""
-    x = _flushed(number(bits, F32), F32)
+    """ex2.approx: within a relative error of 2^-22, or the nearest subnormal number."""
+    x = number(bits, F32)
     if is_nan(x) or x in (math.inf, -math.inf):
         return None if is_nan(x) else rounded(math.inf if x > 0 else 0.0, F32)
-    if not -150 < x < 128:
+    if not -151 < x < 128:
         return rounded(math.inf if x > 0 else 0.0, F32)
     whole = math.floor(x)
     exact = Fraction(2.0 ** float(x - whole)) * Fraction(2) ** whole  # within 2^-52
-    if exact < Fraction(2) ** -126 * (1 - Fraction(1, 2**22)):
-        return 0
     low, high = (rounded(exact * (1 + Fraction(s, 2**22)), F32, "rm") for s in (-1, 1))
-    return range(low if low >= 1 << 23 else 0, high + 1)
+    return range(low, high + 1 + (high < 1 << 23))
+
+
+def near(exact: Callable[..., Fraction | float], units: int) -> Callable[..., Bits]:
+    """A law of float32 whose result lies so many units in the last place from an exact one, or nearer."""
+
+    def law(*bits: int) -> Bits:
+        value = exact(*(number(b, F32) for b in bits))
+        if isinstance(value, float):
+            return rounded(value, F32)
+        found = rounded(value, F32)
+        sign, magnitude = found & F32.sign, found & ~F32.sign
+        return range(sign + max(magnitude - units, 0), sign + min(magnitude + units, F32.infinity) + 1)
+
+    return law
 
 
 def rough_reciprocal(bits: int) -> Bits:
@@ -204,6 +253,11 @@ def _narrowed(kind: str) -> Callable[[int], Bits]:
     return law
 
 
+def _paired(kind: str) -> Callable[[int, int], Bits]:
+    """The first above the second."""
+    return lambda high, low: _narrowed(kind)(low) + (_narrowed(kind)(high) << 16)
+
+
 def _converted(to: str, kind: str, mode: str) -> Callable[[int], Bits]:
     if mode in ("rmi", "rni"):
         return _to_whole(kind, mode)
@@ -222,7 +276,13 @@ def _converted(to: str, kind: str, mode: str) -> Callable[[int], Bits]:
 
 
 OWN: dict[str, Callable[..., Bits]] = {
-    "ex2.approx.ftz.f32": power_of_two,
+    "bfe.s32": extracted("s32"),
+    "bfe.u32": extracted("u32"),
+    "prmt.b32": permuted,
+    "div.full.f32": near(divided, 2),
+    "sqrt.approx.ftz.f32": flushing(near(root, 1)),
+    "ex2.approx.f32": power_of_two,
+    "ex2.approx.ftz.f32": flushing(power_of_two),
     "rcp.approx.ftz.f64": rough_reciprocal,
     "cvt.sat.f32.f32": saturated,
     "cvt.rna.tf32.f32": to_tf32,
@@ -239,6 +299,10 @@ def law(opcode: str) -> Callable[..., Bits]:
     """The law of an instruction. Raises KeyError if none is known."""
     if opcode in OWN:
         return OWN[opcode]
+    if ".ftz." in opcode:
+        return flushing(law(opcode.replace(".ftz", "")))
+    if found := re.fullmatch(r"cvt\.rn\.(b?f16)x2\.f32", opcode):
+        return _paired(found[1])
     if found := re.fullmatch(r"cvt(?:\.(r\w+))?\.(\w+)\.(\w+)", opcode):
         return _converted(found[2], found[3], found[1] or "")
     if found := re.fullmatch(r"setp\.(\w+)\.(\w+)", opcode):
@@ -246,13 +310,13 @@ def law(opcode: str) -> Callable[..., Bits]:
     name, mode, kind = re.fullmatch(r"([a-z]+(?:\.lo|\.hi|\.wide)?)(?:\.(r[nm]))?\.([a-z]+\d+)", opcode).groups()
     if kind in FORMATS:
         return _floating(name, kind, mode or "rn")
-    general = GENERAL[name]
-    shift = name in ("shl", "shr")  # whose amount is unsigned
-    plain = name in ("bfi", "selp")
+    width = int(kind[1:])
+    general = GENERAL.get(name) or {"mul.hi": lambda a, b: a * b >> width}[name]
+    amount, all_ = (1,), (0, 1, 2, 3)  # that of a shift is unsigned
+    as_it_is = {"shl": amount, "shr": amount, "bfi": all_, "selp": all_, "mad.wide": (2,)}.get(name, ())
 
     def of_integers(*bits: int) -> Bits:
-        given = [b if plain or (shift and i) else read(kind, b) for i, b in enumerate(bits)]
-        width = 64 if name == "mul.wide" else int(kind[1:])
-        return general(*given) % 2**width
+        given = [b if i in as_it_is else read(kind, b) for i, b in enumerate(bits)]
+        return general(*given) % 2 ** (64 if name.endswith(".wide") else width)
 
     return of_integers

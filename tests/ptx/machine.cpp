@@ -13,7 +13,7 @@ constexpr int64_t kMostInstructions = 1 << 26;
 const std::vector<Instruction>& known() {
   static const std::vector<Instruction> all = [] {
     std::vector<Instruction> out;
-    for (const Instructions& part : {arithmetic(), comparisons(), transfers()})
+    for (const Instructions& part : {arithmetic(), comparisons(), copies(), lanes(), matrices(), transfers()})
       out.insert(out.end(), part.begin, part.begin + part.count);
     return out;
   }();
@@ -115,6 +115,7 @@ void run_block(Block& block, std::vector<Warp>& warps) {
   block.shared.begin_block();
   for (Warp& warp : warps) {
     warp.fragments.assign(1, {0, kAll, false});
+    warp.copies.clear();
     std::fill_n(warp.row<uint32_t>(warp.program->block_row), kLanes, static_cast<uint32_t>(block.index));
   }
   for (;;) {

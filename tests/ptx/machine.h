@@ -48,6 +48,9 @@ struct Instructions {
 };
 Instructions arithmetic();
 Instructions comparisons();
+Instructions copies();
+Instructions lanes();
+Instructions matrices();
 Instructions transfers();
 
 // A decoded instruction.
@@ -91,6 +94,15 @@ struct Fragment {
   bool waits;  // for other lanes of the warp
 };
 
+// What a lane copies to shared memory while it goes on.
+struct Copy {
+  int lane;
+  uint32_t group;  // how many groups the lane had committed before
+  uint32_t to;
+  int bytes;
+  unsigned char data[16];
+};
+
 struct Warp {
   // Runs until all lanes are at a barrier of the block, and returns true; or until all have returned.
   bool run();
@@ -112,6 +124,8 @@ struct Warp {
   int32_t at = 0;       // the instruction that is executed
   uint32_t synced = 0;  // when its lanes were last synchronized, for shared memory
   std::vector<Fragment> fragments;
+  std::vector<Copy> copies;      // those that have not ended
+  uint32_t groups[kLanes] = {};  // how many groups of copies each lane has committed
 
  private:
   bool advance(size_t fragment, int32_t limit);

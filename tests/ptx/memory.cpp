@@ -76,7 +76,7 @@ Global::Global(const void* args, int64_t bytes) {
 unsigned char* Global::find(uint64_t address, const Access& access) {
   if (address % access.bytes) misaligned(address, access);
   for (size_t i = 0; i < allocations_.size(); ++i) {
-    if (!is_within(address, access.bytes, allocations_[i].begin, allocations_[i].bytes)) continue;
+    if (!is_within(address, access.used, allocations_[i].begin, allocations_[i].bytes)) continue;
     if (i > 0) std::swap(allocations_[i], allocations_[i - 1]);
     return reinterpret_cast<unsigned char*>(address);
   }
@@ -95,6 +95,7 @@ bool Shared::is_ordered(uint32_t time, uint16_t who, const Access& access) const
 
 const char* Shared::read(Cell& cell, const Access& access) {
   if (cell.written < begun_) return "which no thread of the block has written";
+  if (cell.writer & kCopying) return "which a copy writes that nobody has waited for";
   if (!is_ordered(cell.written, cell.writer, access)) return "which another thread wrote with no barrier between";
   if (cell.read < begun_ || is_ordered(cell.read, cell.reader, access))
     cell.reader = static_cast<uint16_t>(access.thread);
@@ -106,8 +107,10 @@ const char* Shared::read(Cell& cell, const Access& access) {
   return nullptr;
 }
 
-const char* Shared::write(Cell& cell, const Access& access) {
-  if (cell.written >= begun_ && !is_ordered(cell.written, cell.writer, access))
+// Threads may write the same value to one place: Triton lets those do so that hold copies of it.
+const char* Shared::write(Cell& cell, const Access& access, bool changes) {
+  if (cell.written >= begun_ && cell.writer & kCopying) return "which a copy writes that nobody has waited for";
+  if (changes && cell.written >= begun_ && !is_ordered(cell.written, cell.writer, access))
     return "which another thread wrote with no barrier between";
   if (cell.read >= begun_ && !is_ordered(cell.read, cell.reader, access))
     return "which another thread read with no barrier between";
@@ -120,12 +123,21 @@ unsigned char* Shared::find(uint32_t address, const Access& access) {
   if (address % access.bytes) misaligned(address, access);
   if (!is_within(address, access.bytes, kBase, memory_.size()))
     outside(address, access, kBase, memory_.size(), "shared memory");
-  for (int i = 0; i < access.bytes; i += kCell) {
-    Cell& cell = cells_[(address - kBase + i) / kCell];
-    if (const char* wrong = access.writes ? write(cell, access) : read(cell, access))
+  for (int i = 0; i < access.bytes; ++i) {
+    Cell& cell = cells_[address - kBase + i];
+    const bool changes = !access.value || memory_[address - kBase + i] != access.value[i];
+    if (const char* wrong = access.writes ? write(cell, access, changes) : read(cell, access))
       throw Wrong{described(address, access) + " of shared memory, " + wrong};
   }
   return memory_.data() + (address - kBase);
+}
+
+void Shared::mark(uint32_t address, const Access& access, uint16_t as) {
+  if (as) find(address, access);
+  for (int i = 0; i < access.bytes; ++i) {
+    Cell& cell = cells_[address - kBase + i];
+    cell.writer = static_cast<uint16_t>((cell.writer & ~kCopying) | as);
+  }
 }
 
 }  // namespace equifast::ptx

@@ -14,6 +14,8 @@ struct Access {
   uint32_t synced;  // when its warp was last synchronized
   int bytes;
   bool writes;
+  int used = bytes;                      // of these bytes; the address is a multiple of all of them
+  const unsigned char* value = nullptr;  // what is written, where it is known
 };
 
 // What is wrong with an access.
@@ -60,8 +62,15 @@ class Shared {
   using Address = uint32_t;
   static constexpr uint32_t kBase = 1024;  // its address
 
-  explicit Shared(int64_t bytes) : memory_(bytes), cells_((bytes + 1) / kCell) {}
+  explicit Shared(int64_t bytes) : memory_(bytes), cells_(bytes) {}
   unsigned char* find(uint32_t address, const Access& access);
+
+  // A thread begins to write there while it goes on, and has written. Nobody comes there in between.
+  void begin_copy(uint32_t address, const Access& access) { mark(address, access, kCopying); }
+  unsigned char* end_copy(uint32_t address, const Access& access) {
+    mark(address, access, 0);
+    return find(address, access);
+  }
 
   // All threads have come to a barrier, or a block begins. What came before is ordered before what follows.
   void synchronize() { synced_ = ++now_; }
@@ -73,10 +82,10 @@ class Shared {
   uint32_t synchronize_warp() { return ++now_; }
 
  private:
-  // Who wrote and read two bytes last, and when. Times are counted in synchronizations. A reader may be several: lanes
+  // Who wrote and read a byte last, and when. Times are counted in synchronizations. A reader may be several: lanes
   // of one warp are kSeveral plus the warp, and those of different warps kMany.
-  static constexpr int kCell = 2;
   static constexpr uint16_t kSeveral = 1024, kMany = 2048;
+  static constexpr uint16_t kCopying = 4096;  // beside the number of a writer that has begun
   struct Cell {
     uint32_t written = 0, read = 0;
     uint16_t writer = 0, reader = 0;
@@ -84,7 +93,8 @@ class Shared {
 
   bool is_ordered(uint32_t time, uint16_t who, const Access& access) const;
   const char* read(Cell& cell, const Access& access);
-  const char* write(Cell& cell, const Access& access);
+  const char* write(Cell& cell, const Access& access, bool changes);
+  void mark(uint32_t address, const Access& access, uint16_t as);
 
   std::vector<unsigned char> memory_;
   std::vector<Cell> cells_;

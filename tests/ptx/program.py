@@ -57,6 +57,8 @@ class _Rows:
         """Whether a row is a constant's, and its number among these; None if a token is no operand of this width."""
         if token in SPECIAL:
             return (False, self._register(token)) if width == 32 else None
+        if token == "_":  # what an instruction writes and nobody needs
+            return False, self._register(f"%unread{width}")
         if found := _REGISTER.fullmatch(token):
             return (False, self._register(token)) if self.entry.widths.get(found[1]) == width else None
         value = self._value(token, width)
@@ -78,11 +80,12 @@ class _Rows:
 
 
 def assemble(entry: Entry, known: dict[str, list[Known]], parameter: int, shared: int) -> Program:
-    """Decode an entry whose argument and shared memory have these addresses.
+    """Decode an entry whose arguments and shared memory begin at these addresses.
 
     Raises PtxError for an instruction that ``known`` doesn't have with such operands.
     """
-    rows = _Rows(entry, {entry.parameter: parameter} | ({entry.shared: shared} if entry.shared else {}))
+    addresses = {name: parameter + offset for name, offset in entry.parameters.items()}
+    rows = _Rows(entry, addresses | ({entry.shared: shared} if entry.shared else {}))
     for name in SPECIAL:
         rows(name, 32)
     decoded = [_decode(instruction, known, rows) for instruction in entry.instructions]
@@ -94,8 +97,9 @@ def assemble(entry: Entry, known: dict[str, list[Known]], parameter: int, shared
         )
         constants += bytes(-len(constants) % 64)
     offsets, end = {}, len(constants)
+    widths = dict.fromkeys(SPECIAL, 32) | {f"%unread{width}": width for width in LETTERS.values()}
     for name, number in rows.registers.items():
-        width = 32 if name in SPECIAL else entry.widths[_REGISTER.fullmatch(name)[1]]
+        width = widths.get(name) or entry.widths[_REGISTER.fullmatch(name)[1]]
         offsets[number] = end
         end += row_bytes(width) + -row_bytes(width) % 64
     codes = array("i")

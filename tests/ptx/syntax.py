@@ -1,6 +1,7 @@
 """Reads PTX: a file's entries, and of an entry its parameter, registers, labels and instructions.
 
-This is the part of the language that nvcc writes for this package. Anything else is an error that names the line.
+This is the part of the language that nvcc and Triton write for this package. Anything else is an error that names the
+line.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class Entry(NamedTuple):
     """A kernel."""
 
     name: str  # mangled
-    parameter: str
+    parameters: dict[str, int]  # where each begins in the argument
     parameter_bytes: int
+    least_threads: int
     most_threads: int
     shared: str  # the symbol of the memory that a launch gives to a block, or nothing
     widths: dict[str, int]  # bits of a register by the name that comes before its number; 1: a predicate
@@ -39,20 +41,27 @@ class Entry(NamedTuple):
 WIDTHS = {"pred": 1, "b16": 16, "b32": 32, "f32": 32, "b64": 64, "f64": 64}
 
 _HEADER = re.compile(r"\.version \d+\.\d+|\.target sm_80|\.address_size 64")
+#: Text that libdevice looks at when it is compiled, and that no instruction mentions.
+_UNUSED = re.compile(r"\.global \.align 1 \.b8 _\$_str(?:_\$_\d+)?\[\d+\] = \{[\d, ]+\};")
 _SHARED = re.compile(r"\.extern \.shared \.align 16 \.b8 (\w+)\[\];")
 _ENTRY = re.compile(r"(?:\.visible )?\.entry (\w+)\(")
-_PARAMETER = re.compile(r"\.param \.align 8 \.b8 (\w+)\[(\d+)\]")
-_THREADS = re.compile(r"\.maxntid (\d+), 1, 1")
+_STRUCTURE = re.compile(r"\.param \.align 8 \.b8 (\w+)\[(\d+)\]")
+_PARAMETER = re.compile(r"\.param \.[uf](32|64)(?: \.ptr \.global \.align 1)? (\w+),?")
+_THREADS = re.compile(r"\.(maxntid|reqntid) (\d+)(?:, 1, 1)?")
 _REGISTERS = re.compile(r"\.reg \.(\w+)\s+(%[a-z]+)(?:<\d+>)?;")
 #: Advice to whoever allocates registers, and the line that an entry begins with.
-_IGNORED = re.compile(rf'\.pragma "(?:nounroll|used_bytes_mask \d+)";|\.minnctapersm \d+|{_ENTRY.pattern}')
+_IGNORED = re.compile(rf'\.pragma "(?:nounroll|used_bytes_mask \d+)";|\.(?:minnctapersm|maxnreg) \d+|{_ENTRY.pattern}')
 _LABEL = re.compile(r"(\$\w+):")
 _INSTRUCTION = re.compile(r"(?:@(!?%p\d+)\s+)?([a-z][\w.]*)\s*([^;]*);")
 _TOKEN = re.compile(r"[\w.$%#]+|[{}\[\],|]|\+-?|-[\w.]+")
+_HEXADECIMAL = re.compile(r"0x([0-9a-fA-F]+)U?")
+#: An instruction, or two, with a register of their own, of which they need a half alone.
+_SCOPE = re.compile(r"\{ \.reg \.b(16|32) tmp; (.*) \}")
 
 
 def tokens(operands: str) -> list[str]:
-    """The names, numbers and punctuation of operands. An address is always ``[ base + offset ]``.
+    """The names, numbers and punctuation of operands. An address is always ``[ base + offset ]``, and there are no
+    braces around one register.
 
     The machine's table is read by it too: there a # stands for a number.
     """
@@ -64,6 +73,10 @@ def tokens(operands: str) -> list[str]:
             found += ["+", "-"]
         elif found and found[-1] == "-":
             found[-1] += token
+        elif token == "}" and found[-2] == "{":
+            del found[-2]
+        elif number := _HEXADECIMAL.fullmatch(token):
+            found.append(str(int(number[1], 16)))
         else:
             found.append(token)
     return found
@@ -85,7 +98,7 @@ def shared_symbol(header: list[str]) -> str:
     for number, line in enumerate(map(_bare, header), 1):
         if found := _SHARED.fullmatch(line):
             symbol = found[1]
-        elif line and not _HEADER.fullmatch(line):
+        elif line and not _HEADER.fullmatch(line) and not _UNUSED.fullmatch(line):
             raise PtxError(f"line {number} isn't known before an entry: {line}")
     return symbol
 
@@ -96,11 +109,16 @@ def _bare(line: str) -> str:
 
 def entry(first: int, lines: list[str], shared: str = "") -> Entry:
     """Parse the lines of an entry, of which the first has this number."""
-    parameter, parameter_bytes, most_threads = "", 0, 1024
+    parameters: dict[str, int] = {}
+    parameter_bytes, least_threads, most_threads = 0, 1, 1024
     widths: dict[str, int] = {}
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     for number, line in enumerate(map(_bare, lines), first):
+        if found := _SCOPE.fullmatch(line):
+            name = f"%tmp{'w' if found[1] == '32' else 'h'}"
+            widths[name] = int(found[1])
+            line = re.sub(r"\btmp\b", name, found[2])
         while line.startswith("{"):
             line = line[1:].lstrip()
         if found := _INSTRUCTION.match(line):
@@ -115,13 +133,20 @@ def entry(first: int, lines: list[str], shared: str = "") -> Entry:
             kind, name = found.groups()
             if kind not in WIDTHS or widths.setdefault(name, WIDTHS[kind]) != WIDTHS[kind]:
                 raise PtxError(f"line {number} declares registers that aren't known: {line}")
-        elif found := _PARAMETER.fullmatch(line):
-            if parameter:
+        elif found := _STRUCTURE.fullmatch(line):
+            if parameters:
                 raise PtxError(f"line {number} declares a second parameter: {line}")
-            parameter, parameter_bytes = found[1], int(found[2])
+            parameters[found[1]], parameter_bytes = 0, int(found[2])
+        elif found := _PARAMETER.fullmatch(line):
+            size = int(found[1]) // 8
+            parameters[found[2]] = parameter_bytes + -parameter_bytes % size
+            parameter_bytes = parameters[found[2]] + size
         elif found := _THREADS.fullmatch(line):
-            most_threads = int(found[1])
+            most_threads = int(found[2])
+            least_threads = most_threads if found[1] == "reqntid" else 1
         elif line.strip("()}") and not _IGNORED.fullmatch(line):
             raise PtxError(f"line {number} isn't known: {line}")
     name = _ENTRY.match(lines[0])[1]
-    return Entry(name, parameter, parameter_bytes, most_threads, shared, widths, instructions, labels)
+    return Entry(
+        name, parameters, parameter_bytes, least_threads, most_threads, shared, widths, instructions, labels
+    )

@@ -21,7 +21,7 @@ TENSORS = {1: torch.int32, 16: torch.int16, 32: torch.int32, 64: torch.int64}
 THREADS = 1024
 
 #: What no law of single lanes describes: memory, control, and what lanes do together. They have tests of their own.
-TOGETHER = ("ld", "st", "bra", "ret", "bar", "shfl", "mma")
+TOGETHER = ("ld", "st", "bra", "ret", "bar", "shfl", "mma", "redux", "ldmatrix", "cp")
 
 KNOWN = [
     pytest.param(opcode, known, id=f"{opcode} {known.written}")
@@ -127,10 +127,10 @@ def drawn(opcode: str, known: Known) -> list[list[int]]:
     operands = [[interesting(width, generator) for _ in range(THREADS)] for width in ins]
     if opcode.startswith(("div.s", "div.u", "rem.")):
         operands[1] = [bits or 1 for bits in operands[1]]
-    if opcode.startswith(("add.rn", "sub.rn", "setp")):  # the same number on both sides, and its negative
+    if opcode.startswith(("add.rn", "add.f", "sub.rn", "sub.f", "setp")):  # the same number on both sides, and its negative
         top = 1 << (ins[0] - 1)
         operands[1][:200] = [bits ^ (i % 2 * top) for i, bits in enumerate(operands[0][:200])]
-    if opcode.startswith(("shl", "shr", "bfi")):  # by about as many bits as there are
+    if opcode.startswith(("shl", "shr", "bfi", "bfe")):  # by about as many bits as there are
         for amounts in operands[2 if opcode.startswith("bfi") else 1 :]:
             amounts[:900] = [generator.randrange(70) for _ in range(900)]
     if opcode.startswith("fma"):  # a sum, which is often halfway between two numbers
@@ -168,7 +168,7 @@ def test_operands_tell_roundings_apart(opcode, known, monkeypatch):
     others = {"rn", "rm", "rz", "rna"} - {own}
     if opcode.startswith(("div", "rcp", "sqrt")):  # which never tie
         others -= {"rna"}
-    if opcode == "cvt.rn.f64.s32":  # which is exact
+    if opcode in ("cvt.rn.f64.s32", "cvt.rn.f64.u32"):  # which are exact
         others = set()
     for other in others:
         with monkeypatch.context() as patched:

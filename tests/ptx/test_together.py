@@ -57,13 +57,18 @@ def multiplied(kind: str, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> 
     return out
 
 
-@pytest.mark.parametrize("dtype", MATRICES, ids=str)
-def test_a_matrix_instruction_is_a_product(dtype):
-    """Lanes hold their values where the package tensor-layouts has them, which knows nothing of this one."""
+def independent(name: str):
+    """What the package tensor-layouts, which knows nothing of this one, says of an instruction."""
     if atoms_nv is None:
         (pytest.fail if os.environ.get("EQUIFAST_REQUIRE_PEERS", "0") != "0" else pytest.skip)(MISSING)
+    return getattr(atoms_nv, name)
+
+
+@pytest.mark.parametrize("dtype", MATRICES, ids=str)
+def test_a_matrix_instruction_is_a_product(dtype):
+    """Lanes hold their values where an independent package has them."""
     kind, name, depth = MATRICES[dtype]
-    atom = getattr(atoms_nv, name)
+    atom = independent(name)
     assert atom.ptx == f"mma.sync.aligned.{kind}"
     a, b, c = rand(16, depth, dtype=dtype), rand(depth, 8, dtype=dtype, seed=1), rand(16, 8, seed=2)
     a[3] = 0
@@ -84,6 +89,53 @@ def test_a_matrix_instruction_takes_a_whole_warp(dtype):
     lines = ["setp.eq.s32 %p1, %r0, 9;", f"@!%p1 mma.sync.aligned.{MATRICES[dtype][0]} {registers};"]
     with pytest.raises(PtxError, match="waits for threads of its warp that never come there"):
         execute(lines)
+
+
+@pytest.mark.parametrize(("transposed", "name"), [("", "SM75_U32x4_LDSM_N"), (".trans", "SM75_U16x8_LDSM_T")])
+def test_matrices_are_loaded_to_where_products_take_them(transposed, name):
+    """Lanes get the bits that an independent package says, wherever the rows lie."""
+    layout = independent(name).dst_layout_bits
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(-(2**15), 2**15, (32, 8), dtype=torch.int16, generator=generator)
+    place = torch.randperm(32, generator=generator)
+    memory, out = torch.empty_like(rows), torch.empty(32, 4, dtype=torch.int32)
+    memory[place] = rows
+    lines = ["mul.wide.u32 %rd9, %r0, 16;", "add.s64 %rd0, %rd0, %rd9;", "add.s64 %rd2, %rd2, %rd9;"]
+    lines += ["ld.global.v4.u32 {%r1,%r2,%r3,%r4}, [%rd0];", "mov.u32 %r5, memory;", "shl.b32 %r6, %r0, 4;"]
+    lines += ["add.s32 %r6, %r5, %r6;", "st.shared.v4.u32 [%r6], {%r1,%r2,%r3,%r4};", "bar.sync 0;"]
+    lines += ["mul.wide.u32 %rd9, %r0, 4;", "add.s64 %rd1, %rd1, %rd9;", "ld.global.u32 %r7, [%rd1];"]
+    lines += ["shl.b32 %r7, %r7, 4;", "add.s32 %r7, %r5, %r7;"]
+    lines += [f"ldmatrix.sync.aligned.m8n8.x4{transposed}.shared.b16 {{%r1,%r2,%r3,%r4}}, [%r7];"]
+    execute([*lines, "st.global.v4.u32 [%rd2], {%r1,%r2,%r3,%r4};"], memory, place.int(), out, shared=512)
+    halves = torch.tensor([[layout(lane, 16 * half) // 16 for half in range(8)] for lane in range(32)])
+    assert_same(out.view(torch.int16), rows.flatten()[halves])
+
+
+def test_the_largest_value_of_a_warp():
+    """Of all its lanes, or of those that take part."""
+    values, out = torch.randint(-50, 50, (64,), dtype=torch.int32), torch.zeros(64, dtype=torch.int32)
+    lines = ["mul.wide.u32 %rd9, %r0, 4;", "add.s64 %rd0, %rd0, %rd9;", "add.s64 %rd1, %rd1, %rd9;"]
+    lines += ["ld.global.u32 %r1, [%rd0];", "mov.u32 %r2, 0;", "and.b32 %r3, %r0, 31;", "setp.lt.s32 %p1, %r3, {count};"]
+    lines += ["@%p1 redux.sync.max.s32 %r2, %r1, {mask};", "st.global.u32 [%rd1], %r2;"]
+    for count in (32, 5, 1):
+        execute([line.format(count=count, mask=2**count - 1) for line in lines], values, out, threads=64)
+        expected = values.view(2, 32)[:, :count].amax(1, keepdim=True).expand(2, 32).clone()
+        expected[:, count:] = 0
+        assert_same(out.view(2, 32), expected)
+
+
+@pytest.mark.parametrize("segment", [8, 32])
+def test_a_shuffle_takes_the_value_of_the_lane_that_is_named(segment):
+    """Of its own segment."""
+    generator = torch.Generator().manual_seed(segment)
+    values, index = torch.randint(-(2**31), 2**31, (2, 64), dtype=torch.int32, generator=generator)
+    out, bounds = torch.zeros(64, dtype=torch.int32), (32 - segment) << 8 | 31
+    lines = ["mul.wide.u32 %rd9, %r0, 4;", *(f"add.s64 %rd{i}, %rd{i}, %rd9;" for i in range(3))]
+    lines += ["ld.global.u32 %r1, [%rd0];", "ld.global.u32 %r2, [%rd1];"]
+    lines += [f"shfl.sync.idx.b32 %r3, %r1, %r2, {bounds}, -1;", "st.global.u32 [%rd2], %r3;"]
+    execute(lines, values, index, out, threads=64)
+    lane = torch.arange(64)
+    assert_same(out, values[lane // segment * segment + index % segment])
 
 
 @pytest.mark.parametrize("segment", [1, 8, 32])
@@ -163,8 +215,13 @@ def test_a_block_finds_nothing_that_another_left_in_shared_memory():
 
 
 def test_two_lanes_that_write_one_place_are_an_error():
+    """Unless they write the same value."""
     with pytest.raises(PtxError, match="which another thread wrote with no barrier between"):
         execute(["mov.u32 %r1, memory;", "st.shared.u32 [%r1], %r0;"], shared=4)
+    out = torch.zeros(1, dtype=torch.int32)
+    lines = ["mov.u32 %r1, memory;", "st.shared.u32 [%r1], 7;", "bar.sync 0;", "ld.shared.u32 %r2, [%r1];"]
+    execute([*lines, "setp.ne.s32 %p1, %r0, 0;", "@%p1 ret;", "st.global.u32 [%rd0], %r2;"], out, shared=4, threads=64)
+    assert out.item() == 7
 
 
 def test_lanes_that_part_come_together_again():

@@ -1,8 +1,7 @@
-// Instructions that move values: between registers, memory and lanes; and matrix instructions, which take their
-// operands from all lanes.
-#include <cmath>
+// Instructions that move values between registers and memory.
 #include <cstring>
 
+#include "accesses.h"
 #include "rows.h"
 
 namespace equifast::ptx {
@@ -15,35 +14,10 @@ using s64 = int64_t;
 
 constexpr auto same = [](auto a) { return a; };
 
-template <class Memory>
-Memory& memory_of(Block& block) {
-  if constexpr (std::is_same_v<Memory, Parameter>) return block.parameter;
-  if constexpr (std::is_same_v<Memory, Global>) return block.global;
-  if constexpr (std::is_same_v<Memory, Shared>) return block.shared;
-}
-
-// Calls move(lane, place) for the active lanes, each with its place of `bytes` at [o[0] + o[1]]. A GPU makes a
-// transaction of all these addresses, so whoever counts transactions does it here.
-template <class Memory, class F>
-void visit(Warp& warp, const int32_t* o, Mask active, int bytes, bool writes, F move) {
-  auto& memory = memory_of<Memory>(*warp.block);
-  const auto* base = warp.row<typename Memory::Address>(o[0]);
-  int lane = 0;
-  try {
-    for (; lane < kLanes; ++lane) {
-      if (!(active >> lane & 1)) continue;
-      const auto address = static_cast<typename Memory::Address>(base[lane] + s64(o[1]));
-      move(lane, memory.find(address, {warp.thread(lane), warp.synced, bytes, writes}));
-    }
-  } catch (const Wrong& wrong) {
-    warp.fault(lane, wrong.text);
-  }
-}
-
 // N values of type T into registers of type R, which may be wider.
 template <class Memory, class T, class R = T, int N = 1>
 void load(Warp& warp, const int32_t* o, Mask active) {
-  visit<Memory>(warp, o + N, active, N * sizeof(T), false, [&](int lane, const unsigned char* place) {
+  visit<Memory>(warp, o + N, active, N * sizeof(T), nullptr, [&](int lane, const unsigned char* place) {
     for (int i = 0; i < N; ++i) {
       T value;
       std::memcpy(&value, place + i * sizeof(T), sizeof(T));
@@ -54,12 +28,12 @@ void load(Warp& warp, const int32_t* o, Mask active) {
 
 template <class Memory, class T, class R = T, int N = 1>
 void save(Warp& warp, const int32_t* o, Mask active) {
-  visit<Memory>(warp, o, active, N * sizeof(T), true, [&](int lane, unsigned char* place) {
-    for (int i = 0; i < N; ++i) {
-      const T value = static_cast<T>(warp.row<R>(o[2 + i])[lane]);
-      std::memcpy(place + i * sizeof(T), &value, sizeof(T));
-    }
-  });
+  T values[kLanes][N];
+  for (int i = 0; i < N; ++i)
+    for (int lane = 0; lane < kLanes; ++lane) values[lane][i] = static_cast<T>(warp.row<R>(o[2 + i])[lane]);
+  const auto* bytes = reinterpret_cast<const unsigned char*>(values);
+  visit<Memory>(warp, o, active, sizeof values[0], bytes,
+                [&](int lane, unsigned char* place) { std::memcpy(place, values[lane], sizeof values[0]); });
 }
 
 // The halves of a register, and a register of halves.
@@ -78,80 +52,9 @@ void join(Warp& warp, const int32_t* o, Mask active) {
   store(warp.row<Whole>(o[0]), active, [&](int i) { return low[i] | static_cast<Whole>(high[i]) << kBits; });
 }
 
-// Each lane takes the value of the lane whose number differs in the bits of o[3]; from itself, if that is beyond the
-// bounds. o: the value and whether it came from another lane; the source, the bits, the bounds and the mask.
-void shuffle(Warp& warp, const int32_t* o, Mask active) {
-  const u32 *source = warp.row<u32>(o[2]), *bits = warp.row<u32>(o[3]), *bounds = warp.row<u32>(o[4]);
-  u32 out[kLanes];
-  Mask moved = 0;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    if (!(active >> lane & 1)) continue;
-    const int segment = bounds[lane] >> 8 & 31, last = (lane & segment) | (bounds[lane] & 31 & ~segment);
-    const int from = lane ^ (bits[lane] & 31);
-    const bool inside = from <= last;
-    if (inside && !(active >> from & 1)) warp.fault(lane, "shuffles with a lane that isn't there");
-    out[lane] = source[inside ? from : lane];
-    moved |= static_cast<Mask>(inside) << lane;
-  }
-  store(warp.row<u32>(o[0]), active, [&](int i) { return out[i]; });
-  set_predicate(warp, o[1], active, moved);
-}
-
-void synchronize_warp(Warp& warp, const int32_t*, Mask) { warp.synced = warp.block->shared.synchronize_warp(); }
-
-// Numbers of a matrix, as a register holds them. Of tf32 the lower 13 bits are not read.
-struct F16 {
-  static constexpr int kOfWord = 2;
-  static double number(u32 word, int i) {
-    const auto bits = static_cast<uint16_t>(word >> 16 * i);
-    _Float16 value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-  }
-};
-struct Tf32 {
-  static constexpr int kOfWord = 1;
-  static double number(u32 word, int) {
-    float value;
-    word &= 0xFFFFE000;
-    std::memcpy(&value, &word, sizeof value);
-    return value;
-  }
-};
-struct Bf16 {
-  static constexpr int kOfWord = 2;
-  static double number(u32 word, int i) { return Tf32::number(i ? word & 0xFFFF0000 : word << 16, 0); }
-};
-
-// D = A·B + C for A [16, K], B [K, 8] and C [16, 8], K being 8 words. PTX leaves the order and the rounding of the sums
-// open. Here products are exact, and their sum with C, in float64, is rounded once. With g = lane / 4 and t = lane % 4,
-// word i of a lane is: of A, word t + 4·(i / 2) of row g + 8·(i % 2); of B, word t + 4·i of column g; of C and D,
-// column 2·t + i % 2 of row g + 8·(i / 2).
-template <class T>
-void multiply_matrices(Warp& warp, const int32_t* o, Mask active) {
-  constexpr int kDepth = 8 * T::kOfWord;
-  double a[16][kDepth], b[8][kDepth];
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const int g = lane / 4, t = lane % 4;
-    for (int k = 0; k < T::kOfWord; ++k) {
-      for (int i = 0; i < 4; ++i)
-        a[g + 8 * (i % 2)][T::kOfWord * (t + 4 * (i / 2)) + k] = T::number(warp.row<u32>(o[4 + i])[lane], k);
-      for (int i = 0; i < 2; ++i) b[g][T::kOfWord * (t + 4 * i) + k] = T::number(warp.row<u32>(o[8 + i])[lane], k);
-    }
-  }
-  for (int i = 0; i < 4; ++i)
-    store(warp.row<float>(o[i]), active, [&](int lane) {
-      const double *row = a[lane / 4 + 8 * (i / 2)], *column = b[2 * (lane % 4) + i % 2];
-      double sum = warp.row<float>(o[10 + i])[lane];
-      for (int k = 0; k < kDepth; ++k) sum += row[k] * column[k];
-      return static_cast<float>(sum);
-    });
-}
-
-constexpr const char* kMatrices = "{w,w,w,w},{w,w,w,w},{w,w},{w,w,w,w}";
-
 constexpr Instruction kInstructions[] = {
     {"mov.u16", "h,h", map<same, uint16_t, uint16_t>},
+    {"mov.b16", "h,h", map<same, uint16_t, uint16_t>},
     {"mov.u32", "w,w", map<same, u32, u32>},
     {"mov.u64", "d,d", map<same, u64, u64>},
     {"mov.f32", "w,w", map<same, u32, u32>},
@@ -171,6 +74,8 @@ constexpr Instruction kInstructions[] = {
     {"ld.param.s32", "d,[d+#]", load<Parameter, s32, s64>},
     {"ld.param.v2.u32", "{w,w},[d+#]", load<Parameter, u32, u32, 2>},
     {"ld.param.u64", "d,[d+#]", load<Parameter, u64>},
+    {"ld.param.b32", "w,[d+#]", load<Parameter, u32>},
+    {"ld.param.b64", "d,[d+#]", load<Parameter, u64>},
     {"ld.param.f64", "d,[d+#]", load<Parameter, u64>},
     {"ld.global.u16", "h,[d+#]", load<Global, uint16_t>},
     {"ld.global.u16", "w,[d+#]", load<Global, uint16_t, u32>},
@@ -185,6 +90,12 @@ constexpr Instruction kInstructions[] = {
     {"ld.global.u64", "d,[d+#]", load<Global, u64>},
     {"ld.global.f64", "d,[d+#]", load<Global, u64>},
     {"ld.global.v2.f64", "{d,d},[d+#]", load<Global, u64, u64, 2>},
+    {"ld.global.b16", "h,[d+#]", load<Global, uint16_t>},
+    {"ld.global.b32", "w,[d+#]", load<Global, u32>},
+    {"ld.global.v2.b32", "{w,w},[d+#]", load<Global, u32, u32, 2>},
+    {"ld.global.v4.b32", "{w,w,w,w},[d+#]", load<Global, u32, u32, 4>},
+    {"ld.global.b64", "d,[d+#]", load<Global, u64>},
+    {"ld.global.v2.b64", "{d,d},[d+#]", load<Global, u64, u64, 2>},
     {"ld.shared.u32", "w,[w+#]", load<Shared, u32>},
     {"ld.shared.f32", "w,[w+#]", load<Shared, u32>},
     {"ld.shared.v2.u32", "{w,w},[w+#]", load<Shared, u32, u32, 2>},
@@ -193,6 +104,16 @@ constexpr Instruction kInstructions[] = {
     {"ld.shared.u64", "d,[w+#]", load<Shared, u64>},
     {"ld.shared.f64", "d,[w+#]", load<Shared, u64>},
     {"ld.shared.v2.f64", "{d,d},[w+#]", load<Shared, u64, u64, 2>},
+    {"ld.shared.b8", "h,[w+#]", load<Shared, uint8_t, uint16_t>},
+    {"ld.shared.s32", "d,[w+#]", load<Shared, s32, s64>},
+    {"ld.shared.b16", "h,[w+#]", load<Shared, uint16_t>},
+    {"ld.shared.v2.b16", "{h,h},[w+#]", load<Shared, uint16_t, uint16_t, 2>},
+    {"ld.shared.v4.b16", "{h,h,h,h},[w+#]", load<Shared, uint16_t, uint16_t, 4>},
+    {"ld.shared.b32", "w,[w+#]", load<Shared, u32>},
+    {"ld.shared.v2.b32", "{w,w},[w+#]", load<Shared, u32, u32, 2>},
+    {"ld.shared.v4.b32", "{w,w,w,w},[w+#]", load<Shared, u32, u32, 4>},
+    {"ld.shared.b64", "d,[w+#]", load<Shared, u64>},
+    {"ld.shared.v2.b64", "{d,d},[w+#]", load<Shared, u64, u64, 2>},
     {"st.global.u8", "[d+#],h", save<Global, uint8_t, uint16_t>},
     {"st.global.u16", "[d+#],h", save<Global, uint16_t>},
     {"st.global.v4.u16", "[d+#],{h,h,h,h}", save<Global, uint16_t, uint16_t, 4>},
@@ -203,6 +124,12 @@ constexpr Instruction kInstructions[] = {
     {"st.global.u64", "[d+#],d", save<Global, u64>},
     {"st.global.f64", "[d+#],d", save<Global, u64>},
     {"st.global.v2.f64", "[d+#],{d,d}", save<Global, u64, u64, 2>},
+    {"st.global.b16", "[d+#],h", save<Global, uint16_t>},
+    {"st.global.b32", "[d+#],w", save<Global, u32>},
+    {"st.global.v2.b32", "[d+#],{w,w}", save<Global, u32, u32, 2>},
+    {"st.global.v4.b32", "[d+#],{w,w,w,w}", save<Global, u32, u32, 4>},
+    {"st.global.b64", "[d+#],d", save<Global, u64>},
+    {"st.global.v2.b64", "[d+#],{d,d}", save<Global, u64, u64, 2>},
     {"st.shared.u16", "[w+#],h", save<Shared, uint16_t>},
     {"st.shared.u32", "[w+#],w", save<Shared, u32>},
     {"st.shared.f32", "[w+#],w", save<Shared, u32>},
@@ -213,15 +140,16 @@ constexpr Instruction kInstructions[] = {
     {"st.shared.u64", "[w+#],d", save<Shared, u64>},
     {"st.shared.f64", "[w+#],d", save<Shared, u64>},
     {"st.shared.v2.f64", "[w+#],{d,d}", save<Shared, u64, u64, 2>},
-    {"shfl.sync.bfly.b32", "w|p,w,w,w,w", shuffle, Flow::together, 5},
-    {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", kMatrices, multiply_matrices<F16>, Flow::together},
-    {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", kMatrices, multiply_matrices<Bf16>, Flow::together},
-    {"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", kMatrices, multiply_matrices<Tf32>, Flow::together},
-    {"bar.warp.sync", "w", synchronize_warp, Flow::together, 0},
-    {"bar.sync", "0", nullptr, Flow::barrier},
-    {"bra", "L", nullptr, Flow::branch},
-    {"bra.uni", "L", nullptr, Flow::branch},
-    {"ret", "", nullptr, Flow::exit},
+    {"st.shared.b8", "[w+#],h", save<Shared, uint8_t, uint16_t>},
+    {"st.shared.v2.b8", "[w+#],{h,h}", save<Shared, uint8_t, uint16_t, 2>},
+    {"st.shared.b16", "[w+#],h", save<Shared, uint16_t>},
+    {"st.shared.v2.b16", "[w+#],{h,h}", save<Shared, uint16_t, uint16_t, 2>},
+    {"st.shared.v4.b16", "[w+#],{h,h,h,h}", save<Shared, uint16_t, uint16_t, 4>},
+    {"st.shared.b32", "[w+#],w", save<Shared, u32>},
+    {"st.shared.v2.b32", "[w+#],{w,w}", save<Shared, u32, u32, 2>},
+    {"st.shared.v4.b32", "[w+#],{w,w,w,w}", save<Shared, u32, u32, 4>},
+    {"st.shared.b64", "[w+#],d", save<Shared, u64>},
+    {"st.shared.v2.b64", "[w+#],{d,d}", save<Shared, u64, u64, 2>},
 };
 
 }  // namespace
