@@ -64,7 +64,7 @@ template <int N, bool TRANSPOSED>
 void load_matrices(Warp& warp, const int32_t* o, Mask active) {
   constexpr int kSide = 8;
   uint16_t matrices[N][kSide][kSide];
-  constexpr Mask kAddresses = N * kSide == kLanes ? kAll : (Mask(1) << N * kSide % kLanes) - 1;
+  constexpr Mask kAddresses = kAll >> (kLanes - N * kSide);
   visit<Shared>(warp, o + N, kAddresses, sizeof matrices[0][0], nullptr, [&](int lane, const unsigned char* place) {
     std::memcpy(matrices[lane / kSide][lane % kSide], place, sizeof matrices[0][0]);
   });
@@ -82,6 +82,8 @@ constexpr Instruction kInstructions[] = {
     {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", kProduct, multiply_matrices<F16>, Flow::together},
     {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", kProduct, multiply_matrices<Bf16>, Flow::together},
     {"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", kProduct, multiply_matrices<Tf32>, Flow::together},
+    {"ldmatrix.sync.aligned.m8n8.x1.shared.b16", "w,[w+#]", load_matrices<1, false>, Flow::together},
+    {"ldmatrix.sync.aligned.m8n8.x2.shared.b16", "{w,w},[w+#]", load_matrices<2, false>, Flow::together},
     {"ldmatrix.sync.aligned.m8n8.x4.shared.b16", "{w,w,w,w},[w+#]", load_matrices<4, false>, Flow::together},
     {"ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16", "{w,w,w,w},[w+#]", load_matrices<4, true>, Flow::together},
 };

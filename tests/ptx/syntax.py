@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 
 
-class PtxError(Exception):
+class PtxError(RuntimeError):
     """The PTX is not what the executor knows, or a kernel did what it must not."""
 
 
@@ -147,6 +147,4 @@ def entry(first: int, lines: list[str], shared: str = "") -> Entry:
         elif line.strip("()}") and not _IGNORED.fullmatch(line):
             raise PtxError(f"line {number} isn't known: {line}")
     name = _ENTRY.match(lines[0])[1]
-    return Entry(
-        name, parameters, parameter_bytes, least_threads, most_threads, shared, widths, instructions, labels
-    )
+    return Entry(name, parameters, parameter_bytes, least_threads, most_threads, shared, widths, instructions, labels)

@@ -13,7 +13,7 @@ from triton.backends.nvidia.compiler import CUDABackend
 from ..emulation.build import BUILD
 from ..fake_gpu import FakeGpu
 from .executor import File, run
-from .program import Program
+from .launches import Entry
 
 #: How `struct` writes an argument, by its type in Triton's signature. Pointers begin with a "*".
 FORMATS = {"i32": "i", "i64": "q", "fp32": "f", "fp64": "d"}
@@ -24,8 +24,8 @@ class PtxGpu(FakeGpu):
 
     def __init__(self) -> None:
         super().__init__(arch=80)
-        #: The name and the program of each kernel that was compiled, by the order of their loading.
-        self.programs: list[tuple[str, Program]] = []
+        #: What was compiled of kernels, in the order of loading.
+        self.entries: list[Entry] = []
         #: The names of those that have run.
         self.ran: set[str] = set()
         self.utils.load_binary = self._load
@@ -38,17 +38,18 @@ class PtxGpu(FakeGpu):
         return super().install()
 
     def _load(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
-        self.programs.append((name, File(binary.decode()).entry(name)))
-        return 1, len(self.programs) - 1, 0, 0, 1024
+        self.entries.append(Entry(File(binary.decode()), name))
+        return 1, len(self.entries) - 1, 0, 0, 1024
 
     def launcher_cls(self, src: Any, metadata: Any) -> Callable[..., None]:
         size, pack = _packer(list(src.signature.values()))
 
         def launch(x, y, z, stream, function, packed, launch_metadata, enter, leave, *args) -> None:
-            name, program = self.programs[function]
+            entry = self.entries[function]
             pack(given := (ctypes.c_uint64 * (size // 8))(), args)
-            run(program, x * y * z, 32 * metadata.num_warps, metadata.shared, ctypes.addressof(given), size)
-            self.ran.add(name)
+            threads = 32 * metadata.num_warps
+            run(entry.program, x * y * z, threads, metadata.shared, ctypes.addressof(given), size)
+            self.ran.add(entry.name)
 
         return launch
 
