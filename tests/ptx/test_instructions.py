@@ -127,9 +127,7 @@ def drawn(opcode: str, known: Known) -> list[list[int]]:
     operands = [[interesting(width, generator) for _ in range(THREADS)] for width in ins]
     if opcode.startswith(("div.s", "div.u", "rem.")):
         operands[1] = [bits or 1 for bits in operands[1]]
-    if opcode.startswith(
-        ("add.rn", "add.f", "sub.rn", "sub.f", "setp")
-    ):  # the same number on both sides, and its negative
+    if re.match(r"(add|sub)\.(rn|f)|setp", opcode):  # the same number on both sides, and its negative
         top = 1 << (ins[0] - 1)
         operands[1][:200] = [bits ^ (i % 2 * top) for i, bits in enumerate(operands[0][:200])]
     if opcode.startswith(("shl", "shr", "bfi", "bfe")):  # by about as many bits as there are
