@@ -2,7 +2,7 @@
 # what changed.
 # make test-library, test-reference, test-kernels, test-emulation, test-compiled, test-peers: its parts, each a process for
 # one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
-# make test-ptx: the laws of every op on the PTX of the CUDA kernels. Of its parts, make test runs test-ptx-few.
+# make test-ptx: the laws of every op on the PTX of the CUDA kernels and of Triton's. Of its parts, make test runs test-ptx-few.
 # make paper: the paper's experiments, about an hour; PAPER=--quick: a few minutes. What has a result isn't run again.
 # make gpu: all that needs a GPU, with the torch that $(PYTHON) has, else with that of .venv; GPU='--dry-run' needs none.
 
@@ -43,9 +43,11 @@ test-emulation: .venv/native
 
 test-ptx: .venv/peers
 	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx
+	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx --triton
 
 test-ptx-few: .venv/peers
 	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx --few
+	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx --triton --few
 
 test-reference: .venv/native
 	EQUIFAST_BACKEND=reference $(PY) -m pytest tests/ops

@@ -8,7 +8,8 @@ Triton is imported:
 `interpreter`: the Triton kernels, interpreted. ``TRITON_INTERPRET=1 EQUIFAST_BACKEND=triton``
 `emulation`: the CUDA kernels, compiled for the CPU. ``EQUIFAST_EMULATION=plain EQUIFAST_BACKEND=reference``,
 where a sanitizer may take the place of ``plain`` (tests/emulation/build.py), or ``ptx``: the kernels as nvcc compiles
-them, in PTX that is executed instruction by instruction. ``python -m tests.ptx`` sets all of its variables.
+them, in PTX that is executed instruction by instruction; or ``triton``, Triton's kernels likewise.
+``python -m tests.ptx`` sets all of their variables, and ``python -m tests.ptx --triton``.
 `gpu`: the kernels on the first CUDA device. ``EQUIFAST_TEST_DEVICE=cuda``, perhaps with ``EQUIFAST_BACKEND``.
 """
 
