@@ -13,8 +13,8 @@ from .syntax import PtxError
 FIELDS = ("executed", "lanes", "transactions", "conflicts")
 
 #: Kinds of instructions and their opcodes. An opcode is of the first kind that matches. Conversions from and to float64
-#: run on the unit for float64, and a choice between two values of float64 doesn't. Divisions and roots are many
-#: instructions of a GPU.
+#: run on the unit for float64, and a choice between two values of float64 doesn't. Integers change their width as they
+#: move. Divisions and roots are many instructions of a GPU.
 KINDS = {
     "matrix of 16 bits": r"mma\..*\.b?f16\.b?f16\.f32",
     "matrix of tf32": r"mma\..*\.tf32\.tf32\.f32",
@@ -24,11 +24,11 @@ KINDS = {
     "shared": r"(ld|st)\.shared\..*",
     "global": r"(ld|st)\.global\..*",
     "argument": r"ld\.param\..*",
-    "move": r"(mov|cvta)\..*",
+    "move": r"(mov|cvta)\..*|cvt\.u\d\d\.u\d\d",
     "integer of 64 bits": r"selp\..64|(?!mul\.wide|cvt|div|rem)\w+(\.\w+)*\.[bsu]64",
     "division of float64": r"(div|rcp|sqrt)\.rn\.f64",
     "float64": r"\w+(\.\w+)*\.f64(\.\w+)?",
-    "conversion": r"cvt\..*",
+    "conversion": r"cvt\.(?!s64\.s32).*",
     "special": r"(ex2|rcp|sqrt|rsqrt|lg2)\.approx\..*",
     "division": r"(div|rem)\..*|(rcp|sqrt)\.rn\.f32",
     "integer": r"(selp|copysign)\..*|\w+(\.\w+)*\.(pred|[bsu]\d\d)",
