@@ -59,11 +59,12 @@ struct Permutation {
   bool reverse_row;  // the source row counts down
   bool reverse_col;  // the source column counts down
 
+  // By the signs of quarter_turn(code).
   EQUIFAST_HD explicit Permutation(int code) {
-    const Matrix m = quarter_turn(code);
+    const bool half_turn = code & 2, flip = code & 4;
     transposed = code & 1;
-    reverse_row = (transposed ? m.yx : m.yy) < 0;
-    reverse_col = (transposed ? m.xy : m.xx) < 0;
+    reverse_row = transposed ? half_turn == flip : half_turn;
+    reverse_col = transposed ? half_turn : half_turn != flip;
   }
 };
 
@@ -89,7 +90,7 @@ EQUIFAST_HD inline Fixed sample_offset(double coefficient, double distance, doub
 }
 
 // What a row or a column of pixels adds to the positions that they read.
-struct Offsets {
+struct alignas(16) Offsets {
   Fixed x, y;
 };
 

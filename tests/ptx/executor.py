@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ..emulation.build import build
 from . import syntax
+from .counts import Counts
 from .program import Program, assemble, table
 from .syntax import Entry, PtxError
 
@@ -59,11 +60,14 @@ class File:
         return File("\n".join([*self.header, *[""] * (first - 1 - len(self.header)), edit("\n".join(lines))]))
 
 
-def run(program: Program, blocks: int, threads: int, shared: int, args: int, args_bytes: int) -> None:
+def run(
+    program: Program, blocks: int, threads: int, shared: int, args: int, args_bytes: int, counts: Counts | None = None
+) -> None:
     """Run a kernel on ``blocks`` blocks of ``threads`` threads with ``shared`` bytes each.
 
-    ``args``: the address of its argument. Raises PtxError if the launch isn't one that the kernel allows, or if it does
-    what it must not: then the error names the kernel, the instruction, the thread and the address.
+    ``args``: the address of its argument. ``counts``, if given, gets what the launch does. Raises PtxError if the
+    launch isn't one that the kernel allows, or if it does what it must not: then the error names the kernel, the
+    instruction, the thread and the address.
     """
     entry = program.entry
     if args_bytes != entry.parameter_bytes:
@@ -91,6 +95,8 @@ def run(program: Program, blocks: int, threads: int, shared: int, args: int, arg
         ctypes.c_void_p(args),
         ctypes.c_int64(args_bytes),
         ctypes.byref(at),
+        ctypes.c_void_p(counts.table.buffer_info()[0] if counts else None),
+        ctypes.c_void_p(counts.sectors.buffer_info()[0] if counts else None),
     )
     if wrong:
         instruction = entry.instructions[at.value]

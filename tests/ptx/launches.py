@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .compiled import demangled
+from .counts import Counts
 from .executor import File, run
 from .program import Program
 from .syntax import PtxError
@@ -48,6 +49,8 @@ class Launches:
             self.entries |= {name: Entry(file, given) for name, given in zip(demangled(names), names, strict=True)}
         #: The names of those that have run.
         self.ran: set[str] = set()
+        #: If it is a list, every launch is counted, and its kernel and counts are appended.
+        self.counted: list[tuple[str, Counts]] | None = None
         self.names = _functions(library)
         self.error = b""
         self.launcher = _LAUNCHER(self._launch)
@@ -60,7 +63,11 @@ class Launches:
             name = self.names[place]
             if name not in self.entries:
                 raise PtxError(f"no PTX of {name}")
-            run(self.entries[name].program, blocks, threads, shared, args, args_bytes)
+            program = self.entries[name].program
+            counts = None if self.counted is None else Counts(program)
+            run(program, blocks, threads, shared, args, args_bytes, counts)
+            if self.counted is not None and counts:
+                self.counted.append((name, counts))
             self.ran.add(name)
         except Exception as error:
             self.error = f"{type(error).__name__}: {error}".encode()

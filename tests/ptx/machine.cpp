@@ -76,9 +76,11 @@ bool Warp::advance(size_t fragment, int32_t limit) {
         }
         [[fallthrough]];
       case Flow::next:
+        count(active);
         if (active) instruction.run(*this, code.operands, active);
         break;
       case Flow::branch:
+        count(lanes);
         if (active == lanes) {
           at = code.operands[0] - 1;
           if (whole) break;
@@ -86,16 +88,19 @@ bool Warp::advance(size_t fragment, int32_t limit) {
           return false;
         }
         if (!active) break;
+        if (block->counters) block->counters->parted(*this);
         fragments[fragment] = {at + 1, lanes & ~active, false};
         fragments.push_back({code.operands[0], active, false});
         return false;
       case Flow::exit:
+        count(active);
         fragments[fragment] = {at + 1, lanes & ~active, false};
         if (!fragments[fragment].lanes) fragments.erase(fragments.begin() + static_cast<std::ptrdiff_t>(fragment));
         return false;
       case Flow::barrier:
         fragments[fragment] = {at, lanes, true};
         if (active != kAll) return false;
+        count(active);
         fragments[fragment] = {at + 1, lanes, false};
         return true;
     }
@@ -147,13 +152,16 @@ int32_t ptx_shared_address() { return equifast::ptx::Shared::kBase; }
 bool ptx_is_watched() { return equifast::ptx::is_watched(); }
 
 // Runs a program on `blocks` blocks of `threads` threads, whole warps. Returns null, or what went wrong at instruction
-// `at`; the text is kept until the next call.
+// `at`; the text is kept until the next call. If `counts` isn't null, adds to it what each instruction does, and sets
+// sectors[0] and sectors[1] to how many sectors of global memory are read and written.
 const char* ptx_run(const equifast::ptx::Program* program, int64_t blocks, int32_t threads, int64_t shared,
-                    const void* args, int64_t args_bytes, int32_t* at) {
+                    const void* args, int64_t args_bytes, int32_t* at, equifast::ptx::Count* counts, int64_t* sectors) {
   using namespace equifast::ptx;
   static std::vector<unsigned char> rows;  // kept, since fresh memory costs more than most launches
   static std::string wrong;
   Block block(args, args_bytes, shared);
+  Counters counters(counts);
+  if (counts) block.counters = &counters;
   std::vector<Warp> warps(threads / kLanes);
   const size_t row_bytes = program->row_bytes;
   if (rows.size() < warps.size() * row_bytes) rows.resize(warps.size() * row_bytes);
@@ -172,6 +180,7 @@ const char* ptx_run(const equifast::ptx::Program* program, int64_t blocks, int32
     *at = fault.at;
     return wrong.c_str();
   }
+  if (counts) sectors[0] = counters.read.size(), sectors[1] = counters.written.size();
   return nullptr;
 }
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "counters.h"
 #include "memory.h"
 
 namespace equifast::ptx {
@@ -84,6 +85,7 @@ struct Block {
   Parameter parameter;
   Global global;
   Shared shared;
+  Counters* counters = nullptr;  // if the launch is counted
   int64_t index = 0;
 };
 
@@ -130,6 +132,9 @@ struct Warp {
  private:
   bool advance(size_t fragment, int32_t limit);
   Mask gathered(const Instruction& instruction, const int32_t* operands, Mask lanes);
+  void count(Mask active) const {
+    if (block->counters) block->counters->executed(*this, active);
+  }
 
   int64_t left = 0;  // how many instructions it may execute before the next barrier
 };

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ..cases import assert_same, rand
+from .counts import Counts
 from .executor import decoded, run
 from .syntax import PtxError, entry
 
@@ -28,13 +29,16 @@ MATRICES = {
 HEADER = [".reg .pred %p<99>;", ".reg .b32 %r<99>;", ".reg .f32 %f<99>;", ".reg .b64 %rd<99>;"]
 
 
-def execute(lines: list[str], *tensors: torch.Tensor, threads: int = 32, blocks: int = 1, shared: int = 0) -> None:
-    """Run lines of PTX in which %rd0, %rd1 … are the addresses of the tensors and %r0 is %tid.x."""
+def execute(lines: list[str], *tensors: torch.Tensor, threads: int = 32, blocks: int = 1, shared: int = 0) -> Counts:
+    """Run lines of PTX in which %rd0, %rd1 … are the addresses of the tensors and %r0 is %tid.x; count what they do."""
     first = [".entry test(", ".param .align 8 .b8 test_param[64]", ")", "{", *HEADER]
     first += [f"ld.param.u64 %rd{i}, [test_param+{8 * i}];" for i in range(len(tensors))]
     text = "\n".join([*first, "mov.u32 %r0, %tid.x;", *lines, "ret;", "}"]).splitlines()
     args = (ctypes.c_uint64 * 8)(*(t.data_ptr() for t in tensors))
-    run(decoded(entry(1, text, "memory")), blocks, threads, shared, ctypes.addressof(args), ctypes.sizeof(args))
+    program = decoded(entry(1, text, "memory"))
+    counts = Counts(program)
+    run(program, blocks, threads, shared, ctypes.addressof(args), ctypes.sizeof(args), counts)
+    return counts
 
 
 def places(layout, rows: int, values: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -71,90 +71,96 @@ struct Corners {
   }
 };
 
-// The transposed interpolation is gathered. Output p reads at M·p, and M is orthogonal. So the outputs that read source
-// pixel s, its readers, lie within √2 of Mᵀ·s along either axis: they are among nine pixels. With border padding, a
-// pixel on the edge has more readers, all whose positions were clamped to it. They lie around a ray outwards, which is
-// followed one pixel at a time.
-namespace adjoint {
-
-// Positions below are whole numbers of steps of 2⁻²⁴ pixel. A position is the sum of an offset along rows, one along
-// columns, and the middle of the axis.
-__device__ inline int64_t offset(double coefficient, int64_t index, int32_t size) {
-  return static_cast<int64_t>(nearbyint(coefficient * (index - (size - 1) / 2.0) * kOne));
-}
-__device__ inline int64_t middle(int32_t size) { return int64_t(size - 1) << (kFractionBits - 1); }
-__device__ inline int64_t last(int32_t size) { return int64_t(size - 1) << kFractionBits; }
-__device__ inline int64_t clamped(int64_t v, int64_t low, int64_t high) { return v < low ? low : v > high ? high : v; }
-
-// How far a position lies beyond the last pixel; or, if negative, before the first.
-__device__ inline int64_t outside(int64_t position, int32_t size) {
-  return position - clamped(position, 0, last(size));
-}
-
-// The bilinear weight of pixel `index` for a position along an axis.
+// The transposed interpolation Sᵀ of an element that interpolates by M is gathered. Output p reads at M·p, and M is
+// orthogonal. So the outputs that read source pixel s, its readers, lie within √2 of Mᵀ·s along either axis: they are
+// among nine pixels. With border padding, a pixel on the edge has more readers, all whose positions were clamped to it.
+// They lie around a ray outwards, which is followed one pixel at a time.
 template <class A>
-__device__ A weight(int64_t position, int32_t index, int32_t size, bool border) {
-  if (border) position = clamped(position, 0, last(size));
-  const int64_t distance = clamped(position - (int64_t(index) << kFractionBits), -2 * int64_t(kOne), 2 * int64_t(kOne));
-  return A(tent(static_cast<int32_t>(distance))) * (A(1) / kOne);
-}
+class Readers {
+ public:
+  // lines: what the rows of the element, then its columns, add to positions (H + W,). h, w: strides of y.
+  __device__ Readers(const Matrix& m, const Grid& g, const Offsets* lines, int64_t h, int64_t w)
+      : xx_(float(m.xx)),
+        xy_(float(m.xy)),
+        yx_(float(m.yx)),
+        yy_(float(m.yy)),
+        g_(g),
+        rows_(lines),
+        columns_(lines + g.H),
+        h_(h),
+        w_(w) {}
 
-// Calls f(row, column, weight) for the readers of (i, j) whose positions lie inside the image, with toward_x = toward_y
-// = k = 0. Or, in one of the four directions (toward_x, toward_y), for those whose positions lie k to k + 1 pixels
-// beyond it.
-template <class A, class F>
-__device__ void readers(const Matrix& m, const Grid& g, int32_t i, int32_t j, int toward_x, int toward_y, int32_t k,
-                        F f) {
-  const float u = j - (g.W - 1) * 0.5f + toward_x * (k + 0.5f), v = i - (g.H - 1) * 0.5f + toward_y * (k + 0.5f);
-  const float centre_j = float(m.xx) * u + float(m.yx) * v + (g.W - 1) * 0.5f;
-  const float centre_i = float(m.xy) * u + float(m.yy) * v + (g.H - 1) * 0.5f;
-  const int32_t first_j = static_cast<int32_t>(floorf(centre_j - 1.5f)) + 1;
-  const int32_t first_i = static_cast<int32_t>(floorf(centre_i - 1.5f)) + 1;
-  const bool ray = toward_x != 0 || toward_y != 0;
-  int64_t x_of_column[3], y_of_column[3];
-  for (int b = 0; b < 3; ++b) {
-    x_of_column[b] = offset(m.xx, first_j + b, g.W);
-    y_of_column[b] = offset(m.yx, first_j + b, g.W);
-  }
-  for (int a = 0; a < 3; ++a) {
-    const int32_t row = first_i + a;
-    if (row < 0 || row >= g.H) continue;
-    const int64_t x_of_row = offset(m.xy, row, g.H) + middle(g.W), y_of_row = offset(m.yy, row, g.H) + middle(g.H);
-    for (int b = 0; b < 3; ++b) {
-      const int32_t column = first_j + b;
-      if (column < 0 || column >= g.W) continue;
-      const int64_t x = x_of_column[b] + x_of_row, y = y_of_column[b] + y_of_row;
-      if (g.border) {
-        // A reader beyond the edge counts once: in the direction x before y, for the k that is its distance in whole
-        // pixels.
-        const int64_t beyond_x = outside(x, g.W), beyond_y = outside(y, g.H);
-        const int64_t beyond = beyond_x * toward_x + beyond_y * toward_y;
-        if ((beyond_x != 0 && toward_x == 0) || (beyond_y != 0 && !ray)) continue;
-        if ((beyond + kOne - 1) >> kFractionBits != k + ray) continue;
-      }
-      const A w = weight<A>(y, i, g.H, g.border) * weight<A>(x, j, g.W, g.border);
-      if (w > 0) f(row, column, w);
+  // Calls f(offset, weight) for every term of (Sᵀ y)(i, j) = Σ weight · y[offset].
+  template <class F>
+  __device__ void each(int32_t i, int32_t j, F f) const {
+    if (!g_.border || (i > 0 && i < g_.H - 1 && j > 0 && j < g_.W - 1)) return around<false>(i, j, 0, 0, 0, f);
+    around<true>(i, j, 0, 0, 0, f);
+    // How many pixels the positions of a rotated image reach beyond the edge, and one more.
+    const float w = (g_.W - 1) * 0.5f, h = (g_.H - 1) * 0.5f;
+    const auto reach_x = static_cast<int32_t>(fabsf(xx_) * w + fabsf(xy_) * h - w) + 1;
+    const auto reach_y = static_cast<int32_t>(fabsf(yx_) * w + fabsf(yy_) * h - h) + 1;
+    for (int side = -1; side <= 1; side += 2) {
+      if (i == (side < 0 ? 0 : g_.H - 1))
+        for (int32_t k = 1; k <= reach_y + 1; ++k) around<true>(i, j, 0, side, k, f);
+      if (j == (side < 0 ? 0 : g_.W - 1))
+        for (int32_t k = 1; k <= reach_x + 1; ++k) around<true>(i, j, side, 0, k, f);
     }
   }
-}
 
-}  // namespace adjoint
-
-// For an element that interpolates by m, (Sᵀ y)(i, j) = Σ weight · y(row, column). Calls f(row, column, weight) for
-// every term.
-template <class A, class F>
-__device__ void each_reader(const Matrix& m, const Grid& g, int32_t i, int32_t j, F f) {
-  adjoint::readers<A>(m, g, i, j, 0, 0, 0, f);
-  if (!g.border || (i > 0 && i < g.H - 1 && j > 0 && j < g.W - 1)) return;
-  // How many pixels the positions of a rotated image reach beyond the edge.
-  const double w = (g.W - 1) * 0.5, h = (g.H - 1) * 0.5;
-  const double reach_x = fabs(m.xx) * w + fabs(m.xy) * h - w, reach_y = fabs(m.yx) * w + fabs(m.yy) * h - h;
-  for (int side = -1; side <= 1; side += 2) {
-    if (i == (side < 0 ? 0 : g.H - 1))
-      for (int32_t k = 0; k <= reach_y; ++k) adjoint::readers<A>(m, g, i, j, 0, side, k, f);
-    if (j == (side < 0 ? 0 : g.W - 1))
-      for (int32_t k = 0; k <= reach_x; ++k) adjoint::readers<A>(m, g, i, j, side, 0, k, f);
+ private:
+  // How many pixels a position lies before the first pixel, as a negative number, or beyond the last; rounded away from
+  // zero.
+  __device__ static int32_t beyond(Fixed p, int32_t size) {
+    return p.whole < 0 ? p.whole : at_least(p.whole - (size - 1) + (p.fraction > 0), 0);
   }
-}
+  __device__ static Fixed clamped(Fixed p, int32_t size) {
+    const bool inside = p.whole >= 0 && p.whole < size - 1;
+    return {at_most(at_least(p.whole, 0), size - 1), inside ? p.fraction : 0};
+  }
+  // A position in steps of 2⁻²⁴ pixel, but for multiples of 2⁸ pixels. Readers are nearer than that.
+  __device__ static uint32_t steps(Fixed p) { return (static_cast<uint32_t>(p.whole) << kFractionBits) + p.fraction; }
+
+  // Calls f for the readers of (i, j) among nine outputs. They are around Mᵀ·(i, j), and with kEdge those whose
+  // positions lie inside the image. Or they are around what lies k pixels from (i, j) in one of the four directions
+  // (toward_x, toward_y), and lie more than k − 1 and at most k pixels beyond the edge. A reader beyond two edges
+  // counts in the direction x alone.
+  template <bool kEdge, class F>
+  __device__ void around(int32_t i, int32_t j, int toward_x, int toward_y, int32_t k, F f) const {
+    constexpr A kStep = A(1) / kOne;
+    const float along = k == 0 ? 0 : k - 0.5f;
+    const float u = j - (g_.W - 1) * 0.5f + toward_x * along, v = i - (g_.H - 1) * 0.5f + toward_y * along;
+    const float centre_j = xx_ * u + yx_ * v + (g_.W - 1) * 0.5f, centre_i = xy_ * u + yy_ * v + (g_.H - 1) * 0.5f;
+    const int32_t first_j = static_cast<int32_t>(floorf(centre_j - 1.5f)) + 1;
+    const int32_t first_i = static_cast<int32_t>(floorf(centre_i - 1.5f)) + 1;
+    if (first_i < -2 || first_i >= g_.H || first_j < -2 || first_j >= g_.W) return;
+    Offsets columns[3];
+    for (int b = 0; b < 3; ++b) columns[b] = columns_[at_most(at_least(first_j + b, 0), g_.W - 1)];
+    const uint32_t at_x = static_cast<uint32_t>(j) << kFractionBits, at_y = static_cast<uint32_t>(i) << kFractionBits;
+#pragma unroll
+    for (int a = 0; a < 3; ++a) {
+      const int32_t row = first_i + a;
+      if (row < 0 || row >= g_.H) continue;
+      const Offsets of_row = rows_[row];
+#pragma unroll
+      for (int b = 0; b < 3; ++b) {
+        const int32_t column = first_j + b;
+        if (column < 0 || column >= g_.W) continue;
+        uint32_t x = steps(columns[b].x) + steps(of_row.x), y = steps(columns[b].y) + steps(of_row.y);
+        if constexpr (kEdge) {
+          const Fixed p = columns[b].x + of_row.x, q = columns[b].y + of_row.y;
+          if (beyond(p, g_.W) != toward_x * k || (toward_x == 0 && beyond(q, g_.H) != toward_y * k)) continue;
+          x = steps(clamped(p, g_.W)), y = steps(clamped(q, g_.H));
+        }
+        const int32_t w_x = tent(static_cast<int32_t>(x - at_x)), w_y = tent(static_cast<int32_t>(y - at_y));
+        if (w_x > 0 && w_y > 0) f(row * h_ + column * w_, (A(w_y) * kStep) * (A(w_x) * kStep));
+      }
+    }
+  }
+
+  float xx_, xy_, yx_, yy_;
+  Grid g_;
+  const Offsets *rows_, *columns_;
+  int64_t h_, w_;
+};
 
 }  // namespace equifast::cuda

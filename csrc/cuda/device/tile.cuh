@@ -89,14 +89,16 @@ class Tile {
   __device__ int32_t channel(const Place& p, int k) const { return c0_ + kQuad * p.q + k; }
 
   // Writes to shared memory what the threads of a block need of member e: where its channels come from, and, if it
-  // interpolates by m, the offsets of its positions.
-  __device__ void prepare(int32_t e, bool interpolates, const Matrix& m) {
+  // interpolates by the matrix of an action, the offsets of its positions. Few warps do the latter, in float64.
+  __device__ void prepare(int32_t e, bool interpolates, const Action& action) {
+    static_assert(2 * kTileSide + (kQuad << Tiling::kLog2Quads) <= kTileThreads);
     __syncthreads();  // until all threads have read what they needed of the last member
-    for (int n = threadIdx.x; n < 2 * kTileSide + (kQuad << t_.log2_quads); n += kTileThreads) {
-      const int32_t line = n % kTileSide, c = n - 2 * kTileSide;
-      if (c >= 0) m_.source[c] = c0_ + c < r_.C ? r_.table.channel(e, c0_ + c) * r_.in_layout.c : 0;
-      else if (!interpolates) continue;
-      else if (n < kTileSide) m_.rows[line] = row_offsets(m, grid_, i0_ + line);
+    const int32_t n = threadIdx.x, line = n % kTileSide, c = n - 2 * kTileSide;
+    if (c >= 0 && c < kQuad << t_.log2_quads)
+      m_.source[c] = c0_ + c < r_.C ? r_.table.channel(e, c0_ + c) * r_.in_layout.c : 0;
+    if (c < 0 && interpolates) {
+      const Matrix m = action.matrix();
+      if (n < kTileSide) m_.rows[line] = row_offsets(m, grid_, i0_ + line);
       else m_.columns[line] = column_offsets(m, grid_, j0_ + line);
     }
     __syncthreads();
@@ -111,13 +113,13 @@ class Tile {
   template <class F>
   __device__ void member(const T* image, int32_t e, F f) {
     const Action action = r_.table.action(e);
-    const bool exact = action.exact();
-    prepare(e, !exact, action.matrix());
+    const bool exact = r_.table.exact(e);
+    prepare(e, !GATHERS && !exact, action);
     const ExactView view(code_of(action), grid_, r_.in_layout.h, r_.in_layout.w);
     const bool staged = exact ? !t_.channels_together && llabs(view.down) < llabs(view.right) : GATHERS || SUMS;
     if (staged) {
       if (exact) stage(image, view, e);
-      else stage_interpolated(image, action.matrix(), e);
+      else stage_interpolated(image, action, e);
       __syncthreads();
     }
 #pragma unroll
@@ -281,25 +283,37 @@ class Tile {
     }
   }
 
+  // Writes unit k of an interpolated member to shared memory. read(p, v) reads its pixels.
+  template <class F>
+  __device__ void stage_unit(int k, int32_t e, F read) {
+    const Place p = unit(k);
+    A v[kQuad] = {};
+    if (!p.live) return;
+    read(p, v);
+    mix(e, v);
+    for (int c = 0; c < kQuad; ++c) m_.values()[slot(kQuad * p.q + c, p.i, p.j)] = v[c];
+  }
+
   // Writes a member that interpolates to shared memory. The loop is hardly unrolled: the transpose is much code, and
   // others take many registers.
-  __device__ void stage_interpolated(const T* image, const Matrix& m, int32_t e) {
-#pragma unroll(GATHERS ? 1 : 2)
-    for (int k = 0; k < kUnits; ++k) {
-      const Place p = unit(k);
-      if (!p.live) continue;
-      A v[kQuad] = {};
-      if constexpr (GATHERS) {
-        each_reader<A>(m, grid_, row(p), column(p), [&](int32_t i, int32_t j, A weight) {
-          A x[kQuad];
-          pixel(image + i * r_.in_layout.h + j * r_.in_layout.w, p, x);
-          for (int c = 0; c < kQuad; ++c) v[c] += weight * x[c];
+  __device__ void stage_interpolated(const T* image, const Action& action, int32_t e) {
+    if constexpr (GATHERS) {
+      const Readers<A> readers(action.matrix(), grid_, r_.lines + e * (int64_t(r_.H) + r_.W), r_.in_layout.h,
+                               r_.in_layout.w);
+#pragma unroll 1
+      for (int k = 0; k < kUnits; ++k) {
+        stage_unit(k, e, [&](const Place& p, A(&v)[kQuad]) {
+          readers.each(row(p), column(p), [&](int64_t at, A weight) {
+            A x[kQuad];
+            pixel(image + at, p, x);
+            for (int c = 0; c < kQuad; ++c) v[c] += weight * x[c];
+          });
         });
-      } else {
-        interpolate(image, p, v);
       }
-      mix(e, v);
-      for (int c = 0; c < kQuad; ++c) m_.values()[slot(kQuad * p.q + c, p.i, p.j)] = v[c];
+    } else {
+#pragma unroll 2
+      for (int k = 0; k < kUnits; ++k)
+        stage_unit(k, e, [&](const Place& p, A(&v)[kQuad]) { interpolate(image, p, v); });
     }
   }
 
@@ -329,7 +343,7 @@ template <class T, bool GATHERS>
 __device__ void write_member(const ResampleArgs& a, uint32_t tile, const T* image, int32_t e, const Acc<T>* weight,
                              T* out) {
   const Resample& r = a.resample;
-  const bool exact = r.table.action(e).exact();
+  const bool exact = r.table.exact(e);
   Tile<T, GATHERS> t(r, tile, exact ? Walk::rows : Walk::patches);
   if (exact && r.in_layout.vector_rows && a.out_layout.vector_rows && !weight && !r.table.mixes)
     return t.copy(image, e, out, a.out_layout);

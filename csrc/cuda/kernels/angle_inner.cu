@@ -48,14 +48,14 @@ __global__ void __launch_bounds__(kTileThreads, 2) angle_inner_kernel(const __gr
   const bool reflected = id >= a.turns;
   const int64_t turn = reflected ? id - a.turns : id;
   // As in act: an id beyond the table must not read memory of others.
-  const Matrix m = r.table.action(turn >= 0 && turn < a.turns ? turn : 0).matrix();
+  const Action action = r.table.action(turn >= 0 && turn < a.turns ? turn : 0);
   const auto plane_of = [b](const void* images, const Layout& s, int64_t c) {
     return Plane<T>{static_cast<const T*>(images) + b * s.b + c * s.c, s.h, s.w};
   };
   A by_angle = 0, by_flag = 0;
   for (uint32_t n = first; n < stop; ++n) {
     Tile<T, false> tile(r, n, Walk::patches);
-    tile.prepare(0, true, m);
+    tile.prepare(0, true, action);
 #pragma unroll 1
     for (int k = 0; k < kUnits; ++k) {
       const Place p = tile.unit(k);

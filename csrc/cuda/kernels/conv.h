@@ -9,7 +9,6 @@
 #include "common/types.h"
 #include "cuda/kernels/products.h"
 #include "cuda/runtime/arithmetic.h"
-#include "cuda/runtime/device_table.h"
 
 namespace equifast::cuda {
 
@@ -21,6 +20,22 @@ struct StridedInput {
 struct StridedOutput {
   void* data;
   int64_t n, c, h, w;
+};
+
+// A member of an orbit: a permutation, by a code of quarter_turn, of x or of a base image. See runtime/conv_members.h.
+struct Member {
+  int32_t code;
+  int32_t source;  // 0: x; k: base image k − 1
+};
+
+struct DeviceMembers {
+  static constexpr int kInlineElements = 24;  // of the largest group whose members fit in the argument
+
+  int32_t order;         // E, the number of elements
+  const Member* memory;  // (E,): those of a larger group, in the memory of the device; else null
+  Member inline_members[kInlineElements];
+
+  __device__ Member operator[](int64_t e) const { return memory ? memory[e] : inline_members[e]; }
 };
 
 // For the input gradient, the pixels of an image are cut into cells, which read the same few outputs of a member. Along
@@ -68,8 +83,6 @@ struct TileLayout {
   int32_t steps;               // of eight words, in one pass
   Divider by_channels, by_rows, by_words, by_kernel_rows, by_kernel_words;
 
-  // Columns of the source that a tile has, those of the second numbers of its words among them.
-  EQUIFAST_HD int32_t columns() const { return dense ? 2 * words : words + pair; }
   // Words that a tile takes, with room to align what follows.
   EQUIFAST_HD int64_t size() const { return (int64_t(channels) * plane + 3) / 4 * 4; }
 };
@@ -86,10 +99,12 @@ struct WordTap {
 struct ConvArgs {
   Math math;
   bool gradient;  // of the input: `in` is then the gradient of the output, of all members
-  DeviceTable table;
-  Matrix base;           // gradient: the base of the elements that are summed
+  DeviceMembers members;
+  int32_t source;        // gradient: of the members that are summed
   Window rows, columns;  // of the convolution
-  StridedInput in;
+  StridedInput in;       // x, or the gradient
+  StridedInput bases;    // the base images of all images of `in` (K·B, C, H, W), unless all members permute x
+  int32_t all_images;    // of the orbit that `out` is a part of: image b of element e is e · all_images + b there
   int32_t batch, in_channels, in_h, in_w;
   int32_t product_columns;  // planned: the output channels of all pixels of a cell
   const void* bias;         // (C_out,), or null
@@ -126,9 +141,9 @@ struct CellAxes {
 // what is marked "planned", and host code the rest.
 struct GradWeightArgs {
   Math math;
-  DeviceTable table;
+  DeviceMembers members;
   Window rows, columns;
-  StridedInput in, grad;  // x, and the gradient of the output
+  StridedInput in, bases, grad;  // x, its base images as in ConvArgs, and the gradient of the output
   int32_t batch, in_channels, in_h, in_w, out_channels, out_h, out_w;
 
   // Planned.
@@ -145,15 +160,14 @@ struct GradWeightArgs {
 
 // Where the parts of a block's shared memory begin in the weight gradient, in bytes.
 struct GradWeightMemory {
-  int64_t taps, places, grad, tile, axes, end;
+  int64_t taps, places, grad, tile, end;
 
   EQUIFAST_HD GradWeightMemory(const GradWeightShape& shape, const GradWeightArgs& a) {
     taps = 0;
     places = taps + kTaps * sizeof(int32_t);
     grad = places + shape.place_words() * sizeof(WordTap);
     tile = grad + int64_t(shape.channels) * shape.grad_pitch() * shape.word.word_bytes;
-    axes = tile + a.tile.size() * shape.word.word_bytes;
-    end = axes + (a.table.interpolates ? (a.tile.rows + a.tile.columns()) * sizeof(Offsets) : 0);
+    end = tile + a.tile.size() * shape.word.word_bytes;
   }
 };
 

@@ -1,5 +1,5 @@
-// orbit_conv2d and its input gradient. A block stages a tile of a member in shared memory, already rotated or
-// reflected, and multiplies from there: the orbit is never in global memory.
+// orbit_conv2d and its input gradient. A block stages a tile of a member in shared memory, already permuted, and
+// multiplies from there: the orbit is never in global memory.
 #include "cuda/device/stage.cuh"
 #include "cuda/runtime/conv_plan.h"
 
@@ -48,23 +48,21 @@ struct View {
   int32_t i0, j0, step_i, step_j;
 };
 
-// The member of an exact element.
 template <class T>
-__device__ View<T> view_of_member(const ConvArgs& a, const BlockPart& part, int code) {
-  const T* image = static_cast<const T*>(a.in.data) + part.b * a.in.n;
-  return {exact_member(a.in, image, code, a.in_h, a.in_w), part.y * a.rows.stride - a.rows.padding,
+__device__ View<T> view_of_member(const ConvArgs& a, const BlockPart& part, const Member& member) {
+  return {source_of<T>(a, member, part.b), part.y * a.rows.stride - a.rows.padding,
           part.x * a.columns.stride - a.columns.padding, a.rows.stride, a.columns.stride};
 }
 
 // Position v along an axis of the product's kernel is output min_offset + v; or max_offset − v, where the member counts
-// down. Moves `origin` to position 0, and returns the step and the bounds of positions that are outputs.
+// down. Moves `origin` to position 0, and returns the step, and which positions are outputs.
 template <class T>
 __device__ void follow(const Axis& axis, int64_t stride, int32_t size, const T*& origin, int64_t& step, int32_t& first,
-                       int32_t& end) {
+                       uint32_t& count) {
   origin += (axis.reversed ? axis.max_offset : axis.min_offset) * stride;
   step = axis.reversed ? -stride : stride;
   first = axis.reversed ? axis.max_offset - size + 1 : -axis.min_offset;
-  end = first + size;
+  count = size;
 }
 
 // The gradient of the member of element e, turned back.
@@ -75,8 +73,8 @@ __device__ View<T> view_of_gradient(const ConvArgs& a, const BlockPart& part, in
   StridedSource<T> s = {};
   s.origin = static_cast<const T*>(a.in.data) + (e * a.batch + part.b) * a.in.n;
   s.channel = a.in.c;
-  follow(axes.i, transposed ? a.in.w : a.in.h, transposed ? a.in_w : a.in_h, s.origin, s.down, s.first_i, s.end_i);
-  follow(axes.j, transposed ? a.in.h : a.in.w, transposed ? a.in_h : a.in_w, s.origin, s.right, s.first_j, s.end_j);
+  follow(axes.i, transposed ? a.in.w : a.in.h, transposed ? a.in_w : a.in_h, s.origin, s.down, s.first_i, s.count_i);
+  follow(axes.j, transposed ? a.in.h : a.in.w, transposed ? a.in_h : a.in_w, s.origin, s.right, s.first_j, s.count_j);
   return {s, part.y * axes.i.outputs_per_cell, part.x * axes.j.outputs_per_cell, axes.i.outputs_per_cell,
           axes.j.outputs_per_cell};
 }
@@ -100,32 +98,45 @@ __device__ void list_taps(const ConvArgs& a, int32_t first_row, WordTap* taps) {
 }
 
 // Writes the sums of the product to the output. They go through shared memory, so that neighbours in memory are written
-// together.
-template <class Product, class Out>
+// together: neighbouring threads have neighbouring places, or neighbouring columns where channels are together.
+template <class Product, bool kGradient, class Out>
 __device__ void write(const ConvArgs& a, const BlockPart& part, const Product& product) {
   using Sum = typename Product::Sum;
-  constexpr int kPitch = sums_pitch(Product::kRows);
+  constexpr int kRows = Product::kRows, kColumns = Product::kColumns, kPitch = sums_pitch(kRows);
+  static_assert(kColumns <= kConvThreads);
   Sum* sums = shared_memory<Sum>();
   product.each([&](int m, int n, Sum v) { sums[n * kPitch + m] = v; });
   __syncthreads();
   const auto* bias = static_cast<const typename Product::Pixel*>(a.bias);
-  Out* out = static_cast<Out*>(a.out.data) + (a.gradient ? part.b : int64_t(part.e) * a.batch + part.b) * a.out.n;
+  Out* out = static_cast<Out*>(a.out.data) + (kGradient ? part.b : int64_t(part.e) * a.all_images + part.b) * a.out.n;
   const bool by_column = a.out.c == 1;
-  for (int32_t k = threadIdx.x; k < Product::kColumns * Product::kRows; k += kConvThreads) {
-    const int32_t m = by_column ? k / Product::kColumns : k % Product::kRows;
-    const int32_t n = by_column ? k % Product::kColumns : k / Product::kRows;
+  const int thread = threadIdx.x, step_m = by_column ? kConvThreads / kColumns : kConvThreads;
+  const int first_n = by_column ? thread % kColumns : thread / kRows;
+  const int step_n = by_column ? kColumns : kRows < kConvThreads ? kConvThreads / kRows : 1;
+#pragma unroll 1
+  for (int m = by_column ? thread / kColumns : thread % kRows; m < kRows; m += step_m) {
     const int32_t y = m >> a.tile_shift, x = m & ((1 << a.tile_shift) - 1);
-    int32_t c = part.columns * Product::kColumns + n;
-    const int32_t fj = a.by_cell_w.split(c), fi = a.by_cell_h.split(c);
-    const int32_t i = (part.y + y) * a.cell_h + fi, j = (part.x + x) * a.cell_w + fj;
-    if (y >= a.tile_h || c >= a.out_channels || i >= a.out_h || j >= a.out_w) continue;
-    Sum v = sums[n * kPitch + m];
-    if (bias) v += Sum(widen(bias[c]));
-    out[c * a.out.c + i * a.out.h + j * a.out.w] = narrow<Out>(activated(v, a.activation));
+    const int32_t i = (part.y + y) * a.cell_h, j = (part.x + x) * a.cell_w;
+    if (y >= a.tile_h || i >= a.out_h || j >= a.out_w) continue;
+    Out* pixel = out + i * a.out.h + j * a.out.w;
+#pragma unroll 2
+    for (int n = first_n; n < kColumns; n += step_n) {
+      int32_t c = part.columns * kColumns + n;
+      int64_t to = 0;
+      if (kGradient) {
+        const int32_t fj = a.by_cell_w.split(c), fi = a.by_cell_h.split(c);
+        if (i + fi >= a.out_h || j + fj >= a.out_w) continue;
+        to = fi * a.out.h + fj * a.out.w;
+      }
+      if (c >= a.out_channels) break;
+      Sum v = sums[n * kPitch + m];
+      if (bias) v += Sum(widen(bias[c]));
+      pixel[to + c * a.out.c] = narrow<Out>(activated(v, a.activation));
+    }
   }
 }
 
-// A block computes its part of the output, for one element; or for gradients, summed over the elements of one base.
+// A block computes its part of the output, for one element; or for gradients, summed over the elements of one source.
 //
 // 1. Find the element's image, and where the block's places lie in it.
 // 2. For every pass over channels and kernel rows: list the taps, stage the tile, and multiply it by the packed
@@ -139,15 +150,11 @@ __global__ void __launch_bounds__(kConvThreads, Product::kBlocks) convolve_kerne
   const BlockPart part(a);
   WordTap* taps = shared_memory<WordTap>();
   Word* tile = reinterpret_cast<Word*>(taps + 8 * t.steps);
-  Offsets* axes = reinterpret_cast<Offsets*>(tile + t.size());
   Product product;
-  const Grid grid = {a.in_h, a.in_w, a.table.border};
-  for (int32_t e = kGradient ? 0 : part.e; e < (kGradient ? a.table.order : part.e + 1); ++e) {
-    const Action action = a.table.action(e);
-    if (kGradient && !(action.base == a.base)) continue;
-    const bool interpolates = !kGradient && !action.exact();
-    const View<T> view = kGradient ? view_of_gradient<T>(a, part, e, action.code)
-                                   : view_of_member<T>(a, part, interpolates ? 0 : action.code);
+  for (int32_t e = kGradient ? 0 : part.e; e < (kGradient ? a.members.order : part.e + 1); ++e) {
+    const Member member = a.members[e];
+    if (kGradient && member.source != a.source) continue;
+    const View<T> view = kGradient ? view_of_gradient<T>(a, part, e, member.code) : view_of_member<T>(a, part, member);
     product.place([&](int m) {
       const int32_t y = m >> a.tile_shift, x = m & ((1 << a.tile_shift) - 1), right = x * view.step_j;
       return y < a.tile_h ? y * (t.apart ? t.kernel_rows : view.step_i) * t.pitch + (t.dense ? right / 2 : right) : 0;
@@ -157,14 +164,7 @@ __global__ void __launch_bounds__(kConvThreads, Product::kBlocks) convolve_kerne
       const int32_t i0 = view.i0 + first_row * a.dilation_h;
       __syncthreads();  // the tile before has been read
       if (pass == 0 || t.row_passes > 1) list_taps<Product>(a, first_row, taps);
-      if (interpolates) {
-        list_axes(t, action.matrix(), grid, i0, view.j0, axes);
-        __syncthreads();
-        stage<Product>(t, a.in, static_cast<const T*>(a.in.data) + part.b * a.in.n, grid, axes, first_c, a.in_channels,
-                       i0, view.j0, tile);
-      } else {
-        stage<Product>(t, view.source, first_c, a.in_channels, i0, view.j0, tile);
-      }
+      stage<Product>(t, view.source, first_c, a.in_channels, i0, view.j0, tile);
       __syncthreads();
       const int64_t block = ((kGradient ? int64_t(e) * t.passes : 0) + pass) * a.column_blocks.divisor + part.columns;
       product.add(taps, t.channels * t.kernel_rows * t.kernel_words, t.steps, tile,
@@ -172,8 +172,8 @@ __global__ void __launch_bounds__(kConvThreads, Product::kBlocks) convolve_kerne
     }
   }
   __syncthreads();
-  if (kGradient && a.out_is_sum) write<Product, typename Product::Sum>(a, part, product);
-  else write<Product, T>(a, part, product);
+  if (kGradient && a.out_is_sum) write<Product, kGradient, typename Product::Sum>(a, part, product);
+  else write<Product, kGradient, T>(a, part, product);
 }
 
 // Packs the weights in the order in which products read them, one word for each thread. For the input gradient, every
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kConvThreads) pack_kernel(const __grid_constan
   int32_t rest = static_cast<int32_t>(outer);
   const int32_t columns = a.column_blocks.split(rest);
   const int32_t pass = rest % t.passes, e = rest / t.passes;
-  if (e >= (kGradient ? a.table.order : 1)) return;
+  if (e >= (kGradient ? a.members.order : 1)) return;
   const int32_t n = static_cast<int32_t>(inner % Product::kColumns);
   int32_t w = static_cast<int32_t>(inner / Product::kColumns);
   const int64_t to = outer * block + Product::packed(w, n);
@@ -203,8 +203,7 @@ __global__ void __launch_bounds__(kConvThreads) pack_kernel(const __grid_constan
   int32_t column = columns * Product::kColumns + n;
   const int32_t fj = a.by_cell_w.split(column), fi = a.by_cell_h.split(column);
   const bool exists = w < t.channels && c < a.in_channels && row < a.kernel_h && column < a.out_channels;
-  const Action action = kGradient ? a.table.action(e) : Action{};
-  const CellAxes axes(a, action.code);
+  const CellAxes axes(a, kGradient ? a.members[e].code : 0);
   T value[2] = {};
   for (int k = 0; k < Product::kNumbers; ++k) {
     const int32_t tap = q * Product::kNumbers + k;

@@ -237,7 +237,6 @@ __global__ void __launch_bounds__(kConvThreads, 4) grad_weight_kernel(const __gr
   auto* places = reinterpret_cast<WordTap*>(bytes + memory.places);
   auto* grad = reinterpret_cast<Word*>(bytes + memory.grad);
   auto* tile = reinterpret_cast<Word*>(bytes + memory.tile);
-  auto* axes = reinterpret_cast<Offsets*>(bytes + memory.axes);
 
   // Stage 1.
   int32_t c, row, column;
@@ -249,27 +248,17 @@ __global__ void __launch_bounds__(kConvThreads, 4) grad_weight_kernel(const __gr
   Sum bias = 0;
   const bool sums_bias = a.partial_bias && part.first_c == 0 && part.first_row == 0 && part.cut == 0;
   const int32_t bias_channel = threadIdx.x / kThreadsPerChannel;
-  const Grid grid = {a.in_h, a.in_w, a.table.border};
   // Stage 2.
   for (int64_t unit = part.split; unit < a.units; unit += a.splits) {
     int32_t rest = static_cast<int32_t>(unit);
     const int32_t x0 = a.tiles_x.split(rest) << a.tile_shift, y0 = a.tiles_y.split(rest) * a.tile_h;
     const int32_t b = a.by_batch.split(rest), e = rest;
-    const Action action = a.table.action(e);
     const int32_t i0 = y0 * a.rows.stride - a.rows.padding + part.first_row * a.rows.dilation;
     const int32_t j0 = x0 * a.columns.stride - a.columns.padding;
-    const T* image = static_cast<const T*>(a.in.data) + b * a.in.n;
     __syncthreads();  // until all threads have read the tiles before
     stage_grad<Product>(a, part.channel, int64_t(e) * a.batch + b, y0, x0, grad);
     list_places<Product>(a, y0, x0, places);
-    if (action.exact()) {
-      stage<Product>(t, exact_member(a.in, image, action.code, a.in_h, a.in_w), part.first_c, a.in_channels, i0, j0,
-                     tile);
-    } else {
-      list_axes(t, action.matrix(), grid, i0, j0, axes);
-      __syncthreads();
-      stage<Product>(t, a.in, image, grid, axes, part.first_c, a.in_channels, i0, j0, tile);
-    }
+    stage<Product>(t, source_of<T>(a, a.members[e], b), part.first_c, a.in_channels, i0, j0, tile);
     __syncthreads();
     product.add(grad, kShape.grad_pitch(), places, kWords, taps, tile);
     if (sums_bias)

@@ -62,6 +62,7 @@ struct Resample {
   int32_t C, H, W;
   const void* in;
   Layout in_layout;
+  const Offsets* lines;  // of a transposed interpolation, (E, H + W): see runtime/lines.h
 };
 
 struct ResampleArgs {

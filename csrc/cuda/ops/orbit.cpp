@@ -1,9 +1,10 @@
 // orbit: every element applied to every image.
+#include "cuda/ops/orbit.h"
+
 #include "cuda/runtime/library.h"
 #include "cuda/runtime/resample_plan.h"
 
 namespace equifast::cuda {
-namespace {
 
 Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table, std::vector<int64_t> permutation,
              std::vector<double> mixing, std::string padding_mode, bool adjoint) {
@@ -19,8 +20,6 @@ Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table,
   launch_orbit(args, device.stream);
   return out;
 }
-
-}  // namespace
 
 EQUIFAST_REGISTER({"orbit", TORCH_BOX(&orbit)})
 

@@ -3,17 +3,21 @@
 
 #include <algorithm>
 
+#include "cuda/ops/orbit.h"
 #include "cuda/ops/orbit_average.h"
+#include "cuda/runtime/conv_members.h"
 #include "cuda/runtime/conv_plan.h"
 #include "cuda/runtime/images.h"
 #include "cuda/runtime/library.h"
 #include "cuda/runtime/sum_parts.h"
-#include "cuda/runtime/table_on_device.h"
 
 namespace equifast::cuda {
 namespace {
 
 using Pair = std::vector<int64_t>;
+
+// The bytes of base images that the forward pass has at once: what the cache of a large GPU holds. Not measured.
+constexpr int64_t kBaseBytes = int64_t(32) << 20;
 
 Math math_of(const Tensor& t, bool tf32) {
   switch (dtype_of(t, "x")) {
@@ -57,44 +61,44 @@ void convolve(const ConvArgs& args, const Tensor& like, Stream stream) {
   launch_orbit_conv2d(plan, stream);
 }
 
-std::vector<Matrix> distinct_bases(const ActionTable& table) {
-  std::vector<Matrix> bases;
-  for (const Action& action : table.actions)
-    if (std::find(bases.begin(), bases.end(), action.base) == bases.end()) bases.push_back(action.base);
-  return bases;
+// The base images of x (K·B, C, H, W); none if all members permute x.
+std::optional<Tensor> base_images(const Tensor& x, const MembersOnDevice& orbit_members,
+                                  const std::string& padding_mode) {
+  if (orbit_members.bases.empty()) return std::nullopt;
+  return orbit(x, std::nullopt, orbit_members.base_rows(), {}, {}, padding_mode, /*adjoint=*/false);
 }
 
 // The gradient of x. All elements of one base are permutations of one base image: the transposed convolutions of their
 // gradients are summed in its frame. The transpose of its interpolation then leads to the frame of x.
 Tensor input_gradient(const Tensor& grad, const Tensor& x, const Tensor& weight, const std::array<Window, 2>& windows,
-                      const TableOnDevice& table, const std::string& padding_mode, bool tf32, Stream stream) {
+                      const MembersOnDevice& orbit_members, const std::string& padding_mode, bool tf32, Stream stream) {
   ConvArgs args = {};
   args.math = math_of(x, tf32);
   args.gradient = true;
-  args.table = table.table;
+  args.members = orbit_members.members;
   args.rows = windows[0], args.columns = windows[1];
   set_input(args, grad, x.size(0));
   args.weight = strided_input(weight);
-  const auto sum_members = [&](const Matrix& base, const Tensor& out) {
-    args.base = base;
+  const auto sum_members = [&](int32_t source, const Tensor& out) {
+    args.source = source;
     set_output(args, out);
     convolve(args, out, stream);
   };
 
-  const std::vector<Matrix> bases = distinct_bases(table.host);
   Tensor out = empty(x, {x.size(0), x.size(1), x.size(2), x.size(3)});
-  if (bases.size() == 1 && bases[0].is_identity()) {
-    sum_members(bases[0], out);
+  if (orbit_members.bases.empty()) {
+    sum_members(0, out);
     return out;
   }
   args.out_is_sum = true;
-  const int64_t count = bases.size();
+  const int64_t exact = orbit_members.has_exact, count = exact + static_cast<int64_t>(orbit_members.bases.size());
   Tensor parts = empty(x, {count, x.size(0), x.size(1), x.size(2), x.size(3)}, accumulate_dtype(x));
   for (int64_t k = 0; k < count; ++k) {
     Tensor part = torch::stable::select(parts, 0, k);
-    const Matrix& base = bases[k];
-    sum_members(base, part);
-    if (base.is_identity()) continue;
+    const auto source = static_cast<int32_t>(k + 1 - exact);
+    sum_members(source, part);
+    if (source == 0) continue;
+    const Matrix& base = orbit_members.bases[source - 1];
     const std::vector<double> row = {0, base.xx, base.xy, base.yx, base.yy};
     torch::stable::copy_(part, orbit_average(part, std::nullopt, row, {}, {}, padding_mode, /*adjoint=*/true));
   }
@@ -110,13 +114,15 @@ Tensor input_gradient(const Tensor& grad, const Tensor& x, const Tensor& weight,
 
 // The gradients of weight and bias; that of bias is empty unless it is wanted.
 std::tuple<Tensor, Tensor> weight_gradient(const Tensor& grad, const Tensor& x, const Tensor& weight,
-                                           const std::array<Window, 2>& windows, const TableOnDevice& table,
-                                           bool wants_bias, bool tf32, Stream stream) {
+                                           const std::array<Window, 2>& windows, const MembersOnDevice& orbit_members,
+                                           const std::string& padding_mode, bool wants_bias, bool tf32, Stream stream) {
   GradWeightArgs args = {};
   args.math = math_of(x, tf32);
-  args.table = table.table;
+  args.members = orbit_members.members;
   args.rows = windows[0], args.columns = windows[1];
   set_input(args, x, x.size(0));
+  const auto bases = base_images(x, orbit_members, padding_mode);
+  if (bases) args.bases = strided_input(*bases);
   args.grad = strided_input(grad);
   args.out_channels = to_int32(grad.size(1), "C_out");
   args.out_h = to_int32(grad.size(2), "grad"), args.out_w = to_int32(grad.size(3), "grad");
@@ -151,23 +157,35 @@ Tensor orbit_conv2d(Tensor x, Tensor weight, std::optional<Tensor> bias, std::ve
   const OnDeviceOf device(x);
   const auto windows = checked_windows(x, weight, stride, padding, dilation);
   if (bias) check_bias(*bias, weight);
-  const TableOnDevice table(x, rows, {}, {}, padding_mode, device.stream);
+  const ActionTable table(x.size(1), x.size(2), x.size(3), rows, {}, {}, padding_mode);
+  const MembersOnDevice orbit_members(x, table, device.stream);
   const bool channels_last = suggests_channels_last(x) || suggests_channels_last(weight);
-  const std::array<int64_t, 4> sizes = {table.host.order() * x.size(0), weight.size(0), windows[0].output_size(),
+  const std::array<int64_t, 4> sizes = {table.order() * x.size(0), weight.size(0), windows[0].output_size(),
                                         windows[1].output_size()};
   const Tensor out = new_images(x, sizes, channels_last);
   if (out.numel() == 0) return out;
   if (bias) bias = torch::stable::contiguous(*bias);
   ConvArgs args = {};
   args.math = math_of(x, tf32);
-  args.table = table.table;
+  args.members = orbit_members.members;
   args.rows = windows[0], args.columns = windows[1];
-  set_input(args, x, x.size(0));
   args.weight = strided_input(weight);
   args.bias = data_of(bias);
   args.activation = activation_of(activation);
+  args.all_images = to_int32(x.size(0), "B");
   set_output(args, out);
-  convolve(args, x, device.stream);
+  // As many images at a time as kBaseBytes have room for.
+  const int64_t image_bytes = x.size(1) * x.size(2) * x.size(3) * x.element_size() * orbit_members.bases.size();
+  const int64_t at_once = image_bytes == 0 ? x.size(0) : std::max<int64_t>(kBaseBytes / image_bytes, 1);
+  for (int64_t b = 0; b < x.size(0); b += at_once) {
+    Tensor all = x;
+    const Tensor images = torch::stable::narrow(all, 0, b, std::min(at_once, x.size(0) - b));
+    const auto bases = base_images(images, orbit_members, padding_mode);
+    set_input(args, images, images.size(0));
+    if (bases) args.bases = strided_input(*bases);
+    args.out.data = static_cast<unsigned char*>(out.mutable_data_ptr()) + b * args.out.n * out.element_size();
+    convolve(args, x, device.stream);
+  }
   return out;
 }
 
@@ -177,10 +195,10 @@ std::tuple<Tensor, Tensor, Tensor> orbit_conv2d_backward(Tensor grad, Tensor x, 
                                                          std::string padding_mode, std::vector<bool> needs, bool tf32) {
   const OnDeviceOf device(x);
   const auto windows = checked_windows(x, weight, stride, padding, dilation);
-  const TableOnDevice table(x, rows, {}, {}, padding_mode, device.stream);
+  const ActionTable table(x.size(1), x.size(2), x.size(3), rows, {}, {}, padding_mode);
   STD_TORCH_CHECK(needs.size() == 3, "needs: expected three");
   STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "grad: expected the dtype of x");
-  STD_TORCH_CHECK(grad.dim() == 4 && grad.size(0) == table.host.order() * x.size(0) && grad.size(1) == weight.size(0) &&
+  STD_TORCH_CHECK(grad.dim() == 4 && grad.size(0) == table.order() * x.size(0) && grad.size(1) == weight.size(0) &&
                       grad.size(2) == windows[0].output_size() && grad.size(3) == windows[1].output_size(),
                   "grad: expected the shape of the output");
   const bool needs_x = needs[0], needs_weight = needs[1], needs_bias = needs[2];
@@ -191,11 +209,12 @@ std::tuple<Tensor, Tensor, Tensor> orbit_conv2d_backward(Tensor grad, Tensor x, 
     return {needs_x ? torch::stable::new_zeros(x, x.sizes()) : none(),
             needs_weight ? torch::stable::new_zeros(weight, weight.sizes()) : none(), grad_bias};
   }
+  const MembersOnDevice orbit_members(x, table, device.stream);
   const Tensor grad_x =
-      needs_x ? input_gradient(grad, x, weight, windows, table, padding_mode, tf32, device.stream) : none();
+      needs_x ? input_gradient(grad, x, weight, windows, orbit_members, padding_mode, tf32, device.stream) : none();
   if (!needs_weight && !needs_bias) return {grad_x, none(), none()};
   const auto [grad_weight, grad_bias] =
-      weight_gradient(grad, x, weight, windows, table, needs_bias, tf32, device.stream);
+      weight_gradient(grad, x, weight, windows, orbit_members, padding_mode, needs_bias, tf32, device.stream);
   return {grad_x, needs_weight ? grad_weight : none(), grad_bias};
 }
 

@@ -22,8 +22,8 @@ struct Divider {
     factor = static_cast<uint32_t>((((uint64_t(1) << shift) - divisor) << 32) / divisor + 1);
   }
   EQUIFAST_HD int32_t divide(int32_t n) const {
-    const uint64_t high = uint64_t(n) * factor >> 32;
-    return static_cast<int32_t>((high + n) >> shift);
+    const auto high = static_cast<uint32_t>(uint64_t(n) * factor >> 32);  // less than n, so the sum fits
+    return static_cast<int32_t>((high + static_cast<uint32_t>(n)) >> shift);
   }
   // Replaces n by the quotient and returns the remainder: the last index of a flattened one, which loses it.
   EQUIFAST_HD int32_t split(int32_t& n) const {

@@ -28,12 +28,11 @@ int32_t log2_ceil(int64_t n) {
   throw std::invalid_argument("orbit_conv2d: a row of the kernel does not fit in shared memory");
 }
 
-// The shared memory of a block: taps, the tile and its axes; afterwards, in the same place, the sums of the product.
+// The shared memory of a block: taps and the tile; afterwards, in the same place, the sums of the product.
 int64_t conv_shared_bytes(const ProductShape& shape, const ConvArgs& a) {
   const TileLayout& t = a.tile;
   const int64_t taps = 8 * t.steps * sizeof(WordTap), tile = t.size() * shape.word.word_bytes;
-  const int64_t axes = a.table.interpolates ? (t.rows + t.columns()) * sizeof(Offsets) : 0;
-  return std::max<int64_t>(taps + tile + axes, int64_t(shape.columns) * sums_pitch(shape.rows) * shape.word.sum_bytes);
+  return std::max<int64_t>(taps + tile, int64_t(shape.columns) * sums_pitch(shape.rows) * shape.word.sum_bytes);
 }
 
 int64_t grad_weight_shared_bytes(const GradWeightShape& shape, const GradWeightArgs& a) {
@@ -180,7 +179,7 @@ ConvPlan plan_convolution(const ConvArgs& args) {
   const ProductShape shape = product_shape(a.math, a.product_columns);
   choose_tile(a, shape);
   a.by_cell_h = Divider(a.cell_h), a.by_cell_w = Divider(a.cell_w), a.by_batch = Divider(std::max(a.batch, 1));
-  const int64_t order = a.table.order, column_blocks = a.column_blocks.divisor;
+  const int64_t order = a.members.order, column_blocks = a.column_blocks.divisor;
   plan.blocks = column_blocks * a.tiles_x.divisor * a.tiles_y.divisor * a.batch * (a.gradient ? 1 : order);
   plan.packed_words = (a.gradient ? order : 1) * a.tile.passes * column_blocks * 8 * a.tile.steps * shape.columns;
   plan.shared_bytes = conv_shared_bytes(shape, a);
@@ -196,7 +195,7 @@ GradWeightPlan plan_grad_weight(const GradWeightArgs& args) {
   a.by_kernel_w = Divider(a.columns.kernel), a.by_cuts = Divider(a.cuts), a.by_batch = Divider(a.batch);
   a.by_tap_blocks = Divider(tap_blocks), a.by_channel_blocks = Divider(channel_blocks);
   a.tiles_x = Divider(ceil_div(a.out_w, 1 << a.tile_shift)), a.tiles_y = Divider(ceil_div(a.out_h, a.tile_h));
-  a.units = int64_t(a.table.order) * a.batch * a.tiles_x.divisor * a.tiles_y.divisor;
+  a.units = int64_t(a.members.order) * a.batch * a.tiles_x.divisor * a.tiles_y.divisor;
   if (a.units > INT32_MAX) throw std::invalid_argument("orbit_conv2d: expected less than 2^31 tiles of all members");
   const int64_t blocks = int64_t(channel_blocks) * tap_blocks;
   a.splits = choose_splits(a, shape, blocks);

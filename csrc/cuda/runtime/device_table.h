@@ -21,12 +21,17 @@ struct DeviceTable {
   const Action* memory_actions;       // (E,)
   const int32_t* memory_permutation;  // (E, permutation_size), or null
   const double* memory_mixing;        // (E, 2, 2), or null
+  const int32_t* memory_exact;        // (E,)
   // The table of a small group.
   Action inline_actions[kInlineElements];
   uint8_t inline_permutation[kInlineElements * kInlineElements];
   double inline_mixing[4 * kInlineElements];
+  uint8_t inline_exact[kInlineElements];
 
   __device__ Action action(int64_t e) const { return memory_actions ? memory_actions[e] : inline_actions[e]; }
+
+  // Whether element e permutes pixels. Its matrix tells that too, in float64, of which most GPUs compute little.
+  __device__ bool exact(int64_t e) const { return memory_actions ? memory_exact[e] : inline_exact[e]; }
 
   // The channel that element e puts in place c.
   __device__ int64_t channel(int64_t e, int64_t c) const {

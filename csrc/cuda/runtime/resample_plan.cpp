@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/runtime/lines.h"
 #include "cuda/runtime/sum_parts.h"
 
 namespace equifast::cuda {
@@ -51,10 +52,17 @@ ResamplePlan::ResamplePlan(const Tensor& images, const char* name, const std::ar
               .H = static_cast<int32_t>(sizes[2]),
               .W = static_cast<int32_t>(sizes[3]),
               .in = images.const_data_ptr(),
-              .in_layout = layout_of(images)};
+              .in_layout = layout_of(images),
+              .lines = nullptr};
   // An element that permutes channels reads those of a quad from different places.
   resample.in_layout.vector_quads = resample.in_layout.vector_quads && !resample.table.permutation_size;
   check_elements(images, resample.table.order, name);
+  if (!adjoint || !resample.table.interpolates || images.numel() == 0) return;
+  const int64_t lines = resample.table.order * (sizes[2] + sizes[3]);
+  lines_ = empty(images, {lines * static_cast<int64_t>(sizeof(Offsets))}, ScalarType::Byte);
+  auto* out = static_cast<Offsets*>(lines_->mutable_data_ptr());
+  list_lines({.table = resample.table, .H = resample.H, .W = resample.W, .out = out}, stream);
+  resample.lines = out;
 }
 
 Resample ResamplePlan::tiled_along(const Layout& layout) const {

@@ -16,7 +16,7 @@ std::array<int64_t, 4> checked_sizes(const Tensor& t, const char* name);
 // Uninitialized images (batch, C, H, W) of the dtype and memory format of `like`, for the {B, C, H, W} of others.
 Tensor new_images_like(const Tensor& like, int64_t batch, const std::array<int64_t, 4>& sizes);
 
-// Owns the memory of the table that its `resample` points to.
+// Owns the memory of the tables that its `resample` points to.
 struct ResamplePlan {
   // images: (…, C, H, W), of which `sizes` are the last four.
   ResamplePlan(const Tensor& images, const char* name, const std::array<int64_t, 4>& sizes,
@@ -33,6 +33,7 @@ struct ResamplePlan {
 
  private:
   TableOnDevice table_;
+  std::optional<Tensor> lines_;
 };
 
 void set_weights(ResampleArgs& args, const std::optional<Tensor>& weights, const Tensor& images);

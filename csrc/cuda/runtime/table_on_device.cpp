@@ -4,6 +4,11 @@
 #include <cstring>
 
 namespace equifast::cuda {
+namespace {
+
+bool is_exact(const Action& action) { return action.exact(); }
+
+}  // namespace
 
 TableOnDevice::TableOnDevice(const Tensor& images, const std::vector<double>& rows,
                              const std::vector<int64_t>& permutation, const std::vector<double>& mixing,
@@ -13,8 +18,7 @@ TableOnDevice::TableOnDevice(const Tensor& images, const std::vector<double>& ro
   table.permutation_size = static_cast<int32_t>(host.permutation_size);
   table.border = host.border;
   table.mixes = !host.mixing.empty();
-  table.interpolates =
-      std::any_of(host.actions.begin(), host.actions.end(), [](const Action& a) { return !a.exact(); });
+  table.interpolates = !std::all_of(host.actions.begin(), host.actions.end(), is_exact);
   constexpr int kMost = DeviceTable::kInlineElements;
   if (host.order() <= kMost && host.permutation.size() <= kMost * kMost) copy_to_argument();
   else copy_to_memory(images, stream);
@@ -24,10 +28,13 @@ void TableOnDevice::copy_to_argument() {
   std::copy(host.actions.begin(), host.actions.end(), table.inline_actions);
   std::copy(host.permutation.begin(), host.permutation.end(), table.inline_permutation);
   std::copy(host.mixing.begin(), host.mixing.end(), table.inline_mixing);
+  std::transform(host.actions.begin(), host.actions.end(), table.inline_exact, is_exact);
 }
 
 void TableOnDevice::copy_to_memory(const Tensor& images, Stream stream) {
   const std::vector<int32_t> permutation(host.permutation.begin(), host.permutation.end());
+  std::vector<int32_t> exact(host.actions.size());
+  std::transform(host.actions.begin(), host.actions.end(), exact.begin(), is_exact);
   std::vector<unsigned char> bytes;
   // Appends the bytes of a vector, aligned for any of its types; returns where they begin.
   const auto append = [&]<class T>(const std::vector<T>& values) {
@@ -37,10 +44,11 @@ void TableOnDevice::copy_to_memory(const Tensor& images, Stream stream) {
     return begin;
   };
   const size_t actions_begin = append(host.actions), mixing_begin = append(host.mixing),
-               permutation_begin = append(permutation);
+               permutation_begin = append(permutation), exact_begin = append(exact);
   memory_ = empty(images, {static_cast<int64_t>(bytes.size())}, ScalarType::Byte);
   auto* memory = static_cast<unsigned char*>(memory_->mutable_data_ptr());
   upload(memory, bytes.data(), static_cast<int64_t>(bytes.size()), stream);
+  table.memory_exact = reinterpret_cast<const int32_t*>(memory + exact_begin);
   table.memory_actions = reinterpret_cast<const Action*>(memory + actions_begin);
   if (!host.mixing.empty()) table.memory_mixing = reinterpret_cast<const double*>(memory + mixing_begin);
   if (!permutation.empty()) table.memory_permutation = reinterpret_cast<const int32_t*>(memory + permutation_begin);
