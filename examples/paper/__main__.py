@@ -16,7 +16,7 @@ from .storage import Store
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m paper", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the images, one seed: less than 5 minutes")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only runs that have this text in their id")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only what has an id that begins so; no page")
     parser.add_argument("--list", action="store_true", help="print all ids, and which have a result")
     parser.add_argument("--report", action="store_true", help="run nothing, make the page from what is stored")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
@@ -30,6 +30,8 @@ def main(given: list[str] | None = None) -> None:
         return
     if not options.report:
         experiment.everything(budget, store, options.only)
+    if options.only:
+        return
     print(report.page(store.all()))
     report.write(report.published())
 

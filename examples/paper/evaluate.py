@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +11,6 @@ from torch import Tensor, nn
 import equifast
 
 BATCH = 500
-TIMED_BATCH = 256
-TIMED_ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -60,15 +57,3 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, group: str) -> Sc
         None if chosen is None else chosen.item() / len(images),
         (moved[1:].sum() / (len(images) * max(order - 1, 1))).item(),
     )
-
-
-@torch.inference_mode()
-def milliseconds(model: nn.Module, images: Tensor) -> float:
-    """Time of a model for one image, in batches of `TIMED_BATCH`: median of `TIMED_ROUNDS`, after one to warm up."""
-    x = images[:TIMED_BATCH]
-    times = []
-    for _ in range(TIMED_ROUNDS + 1):
-        start = time.perf_counter()
-        model(x)
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times[1:]) / len(x)

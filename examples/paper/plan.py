@@ -27,6 +27,7 @@ class Budget:
         tuning: epochs of classifier and canonicalizer together, after that.
         curve_steps: training steps of each contender in the figure of identity metric against time.
         curve_data: the data sets and groups of that figure.
+        rounds: how often each method has its turn where they are timed.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Budget:
     tuning: int
     curve_steps: int
     curve_data: tuple[tuple[str, str], ...]
+    rounds: int
 
     @property
     def quick(self) -> bool:
@@ -45,8 +47,13 @@ class Budget:
         return self != FULL
 
 
-FULL = Budget("full", 60_000, 10_000, 3, 3, 2, 1, 120, (("mnist", "C4"), ("fashion", "C4")))
-QUICK = Budget("quick", 6_000, 1_000, 1, 3, 2, 1, 24, (("mnist", "C4"),))
+FULL = Budget("full", 60_000, 10_000, 3, 3, 2, 1, 120, (("mnist", "C4"), ("fashion", "C4")), 9)
+QUICK = Budget("quick", 6_000, 1_000, 1, 3, 2, 1, 24, (("mnist", "C4"),), 3)
+
+
+def state(method: str, tuned: bool) -> str:
+    """A method, and whether the classifier is tuned."""
+    return f"{method}, {'tuned' if tuned else 'frozen'}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,25 @@ class Curve:
         return f"curve-{self.data}-{self.group}-seed{self.seed}"
 
 
+@dataclass(frozen=True)
+class Times:
+    """Times of a training step and of inference, of all methods with one group."""
+
+    group: str
+    rounds: int
+    data: str = DATA[0]
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        return f"times-{self.group}"
+
+
+def canonicalizers(group: str) -> tuple[str, ...]:
+    """The methods with a canonicalizer that are tried with a group."""
+    return (*CANONICALIZED, MOVED) if group in INTERPOLATED else CANONICALIZED
+
+
 def runs(budget: Budget) -> Iterator[Run]:
     """All runs. One upright classifier for each data set and seed serves all methods and groups."""
     for seed in range(budget.seeds):
@@ -105,7 +131,7 @@ def runs(budget: Budget) -> Iterator[Run]:
                 # As many epochs as a canonicalizer and its tuning take together.
                 epochs = budget.canonicalizer + budget.tuning
                 yield Run(data, "augmentation", seed, epochs, group, tuned=True, parent=upright)
-                for method in (*CANONICALIZED, MOVED) if group in INTERPOLATED else CANONICALIZED:
+                for method in canonicalizers(group):
                     frozen = Run(data, method, seed, budget.canonicalizer, group, parent=upright)
                     yield frozen
                     yield Run(data, method, seed, budget.tuning, group, tuned=True, parent=frozen)
@@ -117,5 +143,14 @@ def curves(budget: Budget) -> Iterator[Curve]:
             yield Curve(data, group, seed, budget.curve_steps)
 
 
-def everything(budget: Budget) -> list[Run | Curve]:
-    return [*runs(budget), *curves(budget)]
+def kinds(group: str) -> Iterator[Run]:
+    """One run of each method with a group, frozen and tuned, for who wants to time them."""
+    for method in ("vanilla", "augmentation", *canonicalizers(group)):
+        for tuned in (False, True):
+            if tuned or method != "augmentation":
+                yield Run(DATA[0], method, 0, 1, group, tuned)
+
+
+def everything(budget: Budget) -> list[Run | Curve | Times]:
+    """What is timed comes last."""
+    return [*runs(budget), *curves(budget), *(Times(group, budget.rounds) for group in GROUPS)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Iterator
 
@@ -17,10 +16,10 @@ from .storage import Store
 BATCH = 256
 
 
-def train(run: Run, images: Tensor, labels: Tensor, store: Store) -> tuple[methods.Model, float]:
+def train(run: Run, images: Tensor, labels: Tensor, store: Store) -> methods.Model:
     """Train the model of a run, from its last checkpoint or from the weights of its parent.
 
-    There is a checkpoint after each epoch: weights, optimizer, schedule and seconds. An epoch draws all its random
+    There is a checkpoint after each epoch: weights, optimizer and schedule. An epoch draws all its random
     numbers from a seed of its own (`seed_of`), so there are no states of generators to keep.
 
     Args:
@@ -31,7 +30,7 @@ def train(run: Run, images: Tensor, labels: Tensor, store: Store) -> tuple[metho
         RuntimeError: where a checkpoint is of another budget, or that of the parent isn't finished.
 
     Returns:
-        The trained model, and the seconds that its epochs took, those before an interruption included.
+        The trained model.
     """
     torch.manual_seed(seed_of(run.id, "weights"))
     model = methods.model(run)
@@ -39,7 +38,7 @@ def train(run: Run, images: Tensor, labels: Tensor, store: Store) -> tuple[metho
     rates = [part["lr"] for part in optimizer.param_groups]
     batches = -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, run.epochs * batches, pct_start=0.1)
-    done, seconds = 0, 0.0
+    done = 0
     settings = [run.epochs, len(images), BATCH, rates]
     if (state := store.load(run.id)) is not None:
         if state["settings"] != settings:
@@ -50,22 +49,20 @@ def train(run: Run, images: Tensor, labels: Tensor, store: Store) -> tuple[metho
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        done, seconds = state["epochs"], state["seconds"]
+        done = state["epochs"]
     elif run.parent is not None:
         inherit(model, run.parent, store)
     for epoch in range(done, run.epochs):
         torch.manual_seed(seed_of(run.id, f"epoch {epoch}"))
         model.train()
-        start = time.perf_counter()
         for x, y in _batches(images, labels, f"{run.id}, epoch {epoch + 1} of {run.epochs}"):
             optimizer.zero_grad()
             methods.loss(run, model, x, y).backward()
             optimizer.step()
             schedule.step()
-        seconds += time.perf_counter() - start
         states = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-        store.save(run.id, states | {"epochs": epoch + 1, "seconds": seconds, "settings": settings})
-    return model.eval(), seconds
+        store.save(run.id, states | {"epochs": epoch + 1, "settings": settings})
+    return model.eval()
 
 
 def seed_of(run: str, purpose: str) -> int:
