@@ -36,14 +36,18 @@ class _ActByAngle(torch.autograd.Function):
     ``(1 − r)·R(θ)x + r·R(θ)F x`` otherwise.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x, rotation, reflection, element, group, padding_mode, inverse):
+    def forward(x, rotation, reflection, element, group, padding_mode, inverse):
         table = group.action_table(inverse=inverse)
-        image = torch.ops.equifast.act(x, element, table, [], [], padding_mode, False)
-        ctx.save_for_backward(x, element, image)
-        ctx.group, ctx.padding_mode, ctx.inverse = group, padding_mode, inverse
+        return torch.ops.equifast.act(x, element, table, [], [], padding_mode, False)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, rotation, reflection, element, ctx.group, ctx.padding_mode, ctx.inverse = inputs
+        ctx.save_for_backward(x, element, output)
         ctx.dtypes = rotation.dtype, None if reflection is None else reflection.dtype
-        return image
 
     @staticmethod
     def backward(ctx, grad):
