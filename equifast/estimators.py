@@ -91,6 +91,15 @@ ESTIMATORS: dict[str, Estimator] = {
 SURROGATES = ("straight_through", "gumbel", "angle")
 
 
+def asks_for(ctx, index: int) -> bool:
+    """Whether a backward pass has to return the gradient of this input.
+
+    For a function within `torch.func.grad`, torch.compile says no of some inputs that have one. It drops a gradient
+    that nobody uses, so compiled code computes all.
+    """
+    return ctx.needs_input_grad[index] or torch.compiler.is_compiling()
+
+
 class _StraightThrough(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -109,10 +118,10 @@ class _StraightThrough(torch.autograd.Function):
         x, probabilities, element = ctx.saved_tensors
         action: tuple[Table, list[int], list[float], str] = (ctx.table, [], [], ctx.padding_mode)
         dx = dp = None
-        if ctx.needs_input_grad[0]:
+        if asks_for(ctx, 0):
             weights = choice_weights(probabilities, element).to(accumulate_dtype(grad.dtype))
             dx = torch.ops.equifast.orbit_average(grad, weights, *action, True)
-        if ctx.needs_input_grad[1]:
+        if asks_for(ctx, 1):
             dp = torch.ops.equifast.orbit_inner(x, grad, *action).to(probabilities.dtype)
             dp = dp.masked_fill(probabilities.isnan(), 0)
         return dx, dp, None, None, None
@@ -154,9 +163,9 @@ class _Angle(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, probabilities, element, image = ctx.saved_tensors
         dx = dp = None
-        if ctx.needs_input_grad[0]:
+        if asks_for(ctx, 0):
             dx = torch.ops.equifast.act(grad, element, ctx.table, [], [], ctx.padding_mode, True)
-        if ctx.needs_input_grad[1]:
+        if asks_for(ctx, 1):
             dp = angle_gradient(x, image, grad, element, ctx.group, ctx.padding_mode).to(probabilities.dtype)
             dp = dp.masked_fill(probabilities.isnan(), 0)
         return dx, dp, None, None, None, None

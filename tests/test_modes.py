@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 import equifast
 from equifast import CanonicalForm, canonicalize, ops, targets
+from equifast.compat.equiadapt.images._action import act_by_angle
 from equifast.estimators import ESTIMATORS, SURROGATES
 from equifast.nn import Canonicalizer, ConvNetwork, EquivariantNetwork, TinyCanonicalizer
 
@@ -171,8 +172,24 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", MODULES)
+#: Modules that differ in what compilers see of them, for modes that take seconds.
+FEW = {
+    "compiled": ("straight-through", "gumbel", "none", "direct"),
+    "exported strictly": ("straight-through", "direct"),
+    "exported, saved, loaded": ("straight-through", "none", "resized", "direct"),
+    "decomposed": ("soft", "tiny"),
+    "gradients compiled": ("straight-through", "soft", "angle", "tiny", "direct"),
+    "gradients compiled torch.func.grad": ("straight-through", "angle", "direct"),
+}
+
+
+def cases(modes, prefix=""):
+    """Pairs of a module and a mode."""
+    pairs = [(name, mode) for mode in modes for name in FEW.get(prefix + mode, MODULES)]
+    return pytest.mark.parametrize(("name", "mode"), pairs, ids=map(" ".join, pairs))
+
+
+@cases(MODES)
 def test_the_form_is_that_of_a_plain_call(name, mode):
     module, x = build(name)
     expected, form = module(x), MODES[mode](module, x)
@@ -208,18 +225,28 @@ def gradients(module, x, run=None):
     return loss.detach(), *torch.autograd.grad(loss, [x, *parameters], allow_unused=True)
 
 
-def functional(module, x):
-    """By `torch.func.grad`."""
+def functional(module, x, transform=torch.func.grad_and_value):
+    """By `torch.func`; ``transform`` is like ``grad_and_value``."""
     names, buffers = [n for n, p in module.named_parameters() if p.requires_grad], dict(module.named_buffers())
 
+    torch.manual_seed(7)
+
     def loss(x, *parameters):
-        torch.manual_seed(7)
         state = buffers | dict(zip(names, parameters, strict=True))
         return loss_of(torch.func.functional_call(module, state, (x,)))
 
     leaves = (x, *(dict(module.named_parameters())[n] for n in names))
-    found, value = torch.func.grad_and_value(loss, argnums=tuple(range(len(leaves))))(*leaves)
+    found, value = transform(loss, argnums=tuple(range(len(leaves))))(*leaves)
     return value, *found
+
+
+def compiled_functional(module, x):
+    """By compiled code that calls `torch.func`."""
+
+    def transform(loss, argnums):
+        return torch.compile(torch.func.grad_and_value(loss, argnums), backend="aot_eager", fullgraph=True)
+
+    return functional(module, x, transform)
 
 
 def with_hooks(module, x):
@@ -240,13 +267,13 @@ DIFFERENTIATIONS = {
     "compiled": lambda module, x: gradients(module, x, torch.compile(module, backend="aot_eager", fullgraph=True)),
     "checkpointed": lambda module, x: gradients(module, x, lambda x: checkpoint(module, x, use_reentrant=False)),
     "torch.func.grad": functional,
+    "compiled torch.func.grad": compiled_functional,
     "hooks of saved tensors": with_hooks,
     "threads": several_at_once,
 }
 
 
-@pytest.mark.parametrize("mode", DIFFERENTIATIONS)
-@pytest.mark.parametrize("name", MODULES)
+@cases(DIFFERENTIATIONS, "gradients ")
 def test_gradients_are_those_of_a_plain_call(name, mode):
     module, x = build(name)
     expected, found = gradients(module, x), DIFFERENTIATIONS[mode](module, x)
@@ -299,11 +326,10 @@ def test_gradients_of_each_sample_are_those_of_a_loop(estimator):
 
 
 class TestCompiling:
-    @pytest.mark.parametrize("training", [False, True])
-    def test_sizes_after_the_second_are_compiled_already(self, training):
+    def test_sizes_after_the_second_are_compiled_already(self):
         torch.manual_seed(0)
         layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        module = Canonicalizer(layers, "C8", vector_size=4).train(training)
+        module = Canonicalizer(layers, "C8", vector_size=4)
         counter = CompileCounterWithBackend("aot_eager")
         run = torch.compile(module, backend=counter, fullgraph=True)
         for batch, height, width in ((2, 10, 10), (3, 12, 12), (5, 17, 17), (4, 20, 14), (2, 9, 30)):
@@ -357,6 +383,38 @@ def test_a_module_made_on_meta_gets_values_by_reset_parameters(name):
     assert module(x).probabilities.isfinite().all()
 
 
+def differentiate_twice(module, x):
+    x.requires_grad_()
+    (by_x,) = torch.autograd.grad(module(x).activations.square().sum(), x, create_graph=True)
+    by_x.square().sum().backward()
+
+
+def tangent_of_an_angle(module, x):
+    choice = {"rotation": torch.zeros(len(x), dtype=x.dtype)}
+    torch.func.jvp(lambda x: act_by_angle(x, choice, module.group, padding_mode="border", inverse=True), (x,), (x,))
+
+
+#: What can't work: a function of a module and x, and what the error says.
+REFUSALS = {
+    "double backward": (differentiate_twice, r"double backward is not supported; use equifast\.reference\."),
+    "a copy of a form with a graph": (lambda module, x: copy.deepcopy(module(x)), "graph leaves"),
+    "noise under vmap": (
+        lambda module, x: torch.func.vmap(lambda image: module(image[None]).image)(x),
+        "Please either use the 'same' or 'different' randomness",
+    ),
+    "forward mode in compat": (tangent_of_an_angle, "jvp"),
+}
+
+
+@pytest.mark.parametrize("mode", REFUSALS)
+def test_what_cannot_work_is_an_error_that_says_why(mode):
+    module, x = build("gumbel")
+    module.training = True  # of itself alone, so that it draws noise
+    refused, match = REFUSALS[mode]
+    with pytest.raises(RuntimeError, match=match):
+        refused(module, x)
+
+
 class TestAutocast:
     """It narrows float32 alone, as it does for ``F.conv2d``."""
 
@@ -368,8 +426,6 @@ class TestAutocast:
         expected = module(x)
         with torch.no_grad(), torch.autocast("cpu", narrow):
             form = module(x)
-        if name == "direct":
-            return  # `F.conv2d` of a layer of its own
         for ours, theirs in zip(_pytree.tree_leaves(form), _pytree.tree_leaves(expected), strict=True):
             if theirs is not None:
                 assert_near(ours, theirs.detach())

@@ -34,24 +34,23 @@ class Direct(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.network = EquivariantNetwork((3, 16, 16), "D4", 4, 3, 2)
+        self.network = EquivariantNetwork((3, 16, 16), "C4", 2, 3, 2)
 
     def forward(self, x):
-        form = equifast.canonicalize(x, group="D4", activations=self.network(x))
+        form = equifast.canonicalize(x, group="C4", activations=self.network(x))
         return form, form.invert(form.image.square())
 
 
-def canonicalizer(group="C4", **options):
+def canonicalizer():
     torch.manual_seed(0)
-    return Canonicalizer(ConvNetwork((3, 16, 16), 4, 3, 2, 8), group, **options)
+    return Canonicalizer(ConvNetwork((3, 16, 16), 4, 3, 2, 8), "C4")
 
 
 @pytest.mark.parametrize(
     "make",
     [
         pytest.param(canonicalizer, id="C4"),
-        pytest.param(lambda: canonicalizer("C8", padding_mode="zeros"), id="C8, which interpolates"),
-        pytest.param(lambda: TinyCanonicalizer(3, "D4", channels=8), id="tiny"),
+        pytest.param(lambda: TinyCanonicalizer(3, "D3", channels=8, padding_mode="zeros"), id="D3, which interpolates"),
         pytest.param(Direct, id="direct"),
     ],
 )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ....estimators import asks_for
 from ....groups import Group
 
 
@@ -54,14 +55,14 @@ class _ActByAngle(torch.autograd.Function):
         x, element, image = ctx.saved_tensors
         group, padding_mode = ctx.group, ctx.padding_mode
         dx = by_angle = by_flag = None
-        if ctx.needs_input_grad[0]:
+        if asks_for(ctx, 0):
             table = group.action_table(inverse=ctx.inverse)
             dx = torch.ops.equifast.act(grad, element, table, [], [], padding_mode, True)
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+        if asks_for(ctx, 1) or asks_for(ctx, 2):
             sums = _inner(x, image, grad, element, group, padding_mode, ctx.inverse)
             # The sums are derivatives by radians, and the angle is in degrees.
             by_angle = (sums[:, 0] * (math.pi / 180)).to(ctx.dtypes[0])
-            if ctx.needs_input_grad[2]:
+            if asks_for(ctx, 2) and ctx.dtypes[1] is not None:
                 by_flag = sums[:, 1].to(ctx.dtypes[1])
         return dx, by_angle, by_flag, None, None, None, None
 
