@@ -11,7 +11,7 @@ import equifast.flops  # noqa: F401  # tells the counter
 from equifast import as_group, ops, reference
 from equifast.nn import Canonicalizer, ConvNetwork
 
-from .cases import differentiable, rand
+from ..cases import differentiable, rand
 
 CASES = {name: (function, leaves) for name, function, leaves in differentiable(as_group("C4"), (6, 6), torch.float32)}
 
