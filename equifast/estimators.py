@@ -85,17 +85,16 @@ ESTIMATORS: dict[str, Estimator] = {
     "none": none,
 }
 
-
-#: The estimators whose gradient is not that of the ops they are made of. Of a graph of ops, as `torch.export` makes it,
-#: nobody can tell what their gradient is.
+#: The estimators whose gradient is not that of the ops that they call. `torch.export` keeps the ops alone, and so drops
+#: the gradient.
 SURROGATES = ("straight_through", "gumbel", "angle")
 
 
 def asks_for(ctx, index: int) -> bool:
     """Whether a backward pass has to return the gradient of this input.
 
-    For a function within `torch.func.grad`, torch.compile says no of some inputs that have one. It drops a gradient
-    that nobody uses, so compiled code computes all.
+    Within `torch.func.grad`, torch.compile tells a function that some inputs need no gradient although they do. So
+    compiled code computes all gradients, and the compiler drops those that nobody uses.
     """
     return ctx.needs_input_grad[index] or torch.compiler.is_compiling()
 
@@ -128,7 +127,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class _StraightThroughWithTangents(_StraightThrough):
-    """The same, with a derivative in forward mode, which torch.compile refuses to see."""
+    """The same, with a derivative in forward mode. torch.compile takes no function that has one."""
 
     @staticmethod
     def jvp(ctx, dx: Tensor | None, dp: Tensor | None, *_: None) -> Tensor:
@@ -172,7 +171,7 @@ class _Angle(torch.autograd.Function):
 
 
 class _AngleWithTangents(_Angle):
-    """The same, with a derivative in forward mode, which torch.compile refuses to see."""
+    """The same, with a derivative in forward mode. torch.compile takes no function that has one."""
 
     @staticmethod
     def jvp(ctx, dx: Tensor | None, dp: Tensor | None, *_: None) -> Tensor:

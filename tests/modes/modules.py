@@ -61,7 +61,7 @@ FEW = {
     "exported, saved, loaded": ("straight-through", "none", "resized", "direct"),
     "decomposed": ("soft", "tiny"),
     "gradients compiled": ("straight-through", "soft", "angle", "tiny", "direct"),
-    "gradients compiled torch.func.grad": ("straight-through", "angle", "direct"),
+    "gradients compiled torch.func.grad": ("straight-through", "direct"),
 }
 
 
