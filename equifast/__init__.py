@@ -25,6 +25,7 @@ else:
     from .ops import (
         act,
         crop_resize,
+        decompositions,
         orbit,
         orbit_average,
         orbit_conv2d,
@@ -48,6 +49,7 @@ else:
         "canonicalize",
         "check_preprocess",
         "crop_resize",
+        "decompositions",
         "fuse_first_layer",
         "losses",
         "nn",

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree
 
 from . import checks, losses, ops, targets
-from .groups import Group
+from .groups import CyclicGroup, DihedralGroup, Group, as_group
 from .targets import Targets
 
 
-@dataclass(frozen=True, eq=False)
+# Not frozen, since Lightning and Fabric refuse that.
+@dataclass(eq=False)
 class CanonicalForm:
-    """What `canonicalize` found out about a batch. A pytree of its tensors; holds all the state there is.
+    """What `canonicalize` found out about a batch; holds all the state there is.
+
+    It is a pytree of its tensors, so ``torch.utils._pytree.tree_map`` and `torch.export` take it, and a dataclass, so
+    Lightning, Fabric and Accelerate move it to a device. ``torch.load`` reads a saved one with ``weights_only=True``.
 
     Attributes:
         image: (B, C, H, W) like the input, ``g_e⁻¹·x`` with e = ``element`` (a blend of those for ``soft``).
@@ -121,11 +128,37 @@ class CanonicalForm:
         return self.image.shape[-2], self.image.shape[-1]
 
 
+#: The attributes that are tensors. The others are the same for every batch.
 _TENSORS = tuple(field.name for field in fields(CanonicalForm) if field.name not in ("group", "padding_mode"))
+
+
+def _flatten(form: CanonicalForm) -> tuple[list[Tensor], tuple[str, str]]:
+    # Vectors that are None are no leaf, as many functions of trees want nothing but tensors. Compilers and
+    # `torch.export` want a context of strings.
+    tensors = [getattr(form, name) for name in _TENSORS if getattr(form, name) is not None]
+    return tensors, (form.group.name, form.padding_mode)
+
+
+def _flatten_with_keys(form: CanonicalForm) -> tuple[list[tuple[_pytree.KeyEntry, Tensor]], tuple[str, str]]:
+    tensors, context = _flatten(form)
+    return [(_pytree.GetAttrKey(name), t) for name, t in zip(_TENSORS, tensors, strict=False)], context
+
+
+def _unflatten(tensors: Iterable[Any], context: tuple[str, str]) -> CanonicalForm:
+    image, element, activations, probabilities, *vectors = tensors
+    group, padding_mode = context
+    return CanonicalForm(
+        image, element, activations, probabilities, vectors[0] if vectors else None, as_group(group), padding_mode
+    )
+
 
 _pytree.register_pytree_node(
     CanonicalForm,
-    lambda form: ([getattr(form, name) for name in _TENSORS], (form.group, form.padding_mode)),
-    lambda tensors, context: CanonicalForm(*tensors, *context),
+    _flatten,
+    _unflatten,
     serialized_type_name="equifast.CanonicalForm",
+    to_dumpable_context=list,
+    from_dumpable_context=tuple,
+    flatten_with_keys_fn=_flatten_with_keys,
 )
+torch.serialization.add_safe_globals([CanonicalForm, Group, CyclicGroup, DihedralGroup])

@@ -48,8 +48,9 @@ def same_dtype(**tensors: Tensor | None) -> None:
     (first, head), *rest = present.items()
     for name, t in rest:
         floating(name, t)
-        # Autocast brings them to one dtype. Meta tensors have no autocast.
-        if t.dtype != head.dtype and (t.is_meta or not torch.is_autocast_enabled(t.device.type)):
+        # Autocast brings them to one dtype, but for float64. Meta tensors have no autocast.
+        cast = not t.is_meta and torch.is_autocast_enabled(t.device.type) and torch.float64 not in (t.dtype, head.dtype)
+        if t.dtype != head.dtype and not cast:
             raise TypeError(f"{name}: expected the dtype of {first}, {head.dtype}, got {t.dtype}")
 
 
@@ -109,14 +110,24 @@ def channels(name: str, x: Tensor, representation: str, order: int) -> None:
         raise ValueError(f"{name}: expected an even number of channels for 'vector', got {count}")
 
 
+def _is_readable(t: Tensor) -> bool:
+    """Whether the values of t may be looked at.
+
+    On a GPU, that would wait for the stream; under a compiler, it would break the graph. Fake tensors have no values,
+    and those of `torch.func.vmap` have many.
+    """
+    if t.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return type(t) is Tensor and not torch._C._are_functorch_transforms_active()
+
+
 def elements(name: str, ids: Tensor, batch: int, order: int) -> None:
     tensor(name, ids)
     if ids.dtype != torch.int64:
         raise TypeError(f"{name}: expected int64 ids, got {ids.dtype}")
     if ids.shape != (batch,):
         raise ValueError(f"{name}: expected ({batch},), got {shape(ids)}")
-    # On a GPU, reading the ids would wait for the stream; under a compiler, it would break the graph.
-    if batch and ids.device.type == "cpu" and not torch.compiler.is_compiling():
+    if batch and _is_readable(ids):
         low, high = (int(v) for v in torch.aminmax(ids))
         if low < 0 or high >= order:
             raise ValueError(f"{name}: expected ids in [0, {order}), got {low if low < 0 else high}")

@@ -21,6 +21,7 @@ from . import ops
 from .choice import OrbitScores, choice_weights, logits
 from .dtypes import accumulate_dtype
 from .groups import Group
+from .ops.angle_inner import rotation_derivative, rotation_matrices
 
 Estimator = Callable[[Tensor, OrbitScores, Group, float, str], tuple[Tensor, Tensor]]
 Table = tuple[float, ...]
@@ -37,8 +38,8 @@ def straight_through(
 ) -> tuple[Tensor, Tensor]:
     """The arg max image forward; backward that of `soft`: ``∂L/∂p_e = ⟨∂L/∂y, g_e⁻¹x⟩`` for all e in one pass."""
     table = group.action_table(inverse=True)
-    image = _StraightThrough.apply(x, scores.probabilities, scores.element, table, padding_mode)
-    return image, scores.element
+    function = _StraightThrough if torch.compiler.is_compiling() else _StraightThroughWithTangents
+    return function.apply(x, scores.probabilities, scores.element, table, padding_mode), scores.element
 
 
 def soft(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
@@ -71,8 +72,8 @@ def angle(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mod
     with published results: `straight_through` knows that 0° and 315° are neighbours.
     """
     table = group.action_table(inverse=True)
-    image = _Angle.apply(x, scores.probabilities, scores.element, table, padding_mode, group)
-    return image, scores.element
+    function = _Angle if torch.compiler.is_compiling() else _AngleWithTangents
+    return function.apply(x, scores.probabilities, scores.element, table, padding_mode, group), scores.element
 
 
 #: Every estimator by the name `canonicalize` takes.
@@ -84,54 +85,121 @@ ESTIMATORS: dict[str, Estimator] = {
     "none": none,
 }
 
+#: The estimators whose gradient is not that of the ops that they call. `torch.export` keeps the ops alone, and so drops
+#: the gradient.
+SURROGATES = ("straight_through", "gumbel", "angle")
+
+
+def asks_for(ctx, index: int) -> bool:
+    """Whether a backward pass has to return the gradient of this input.
+
+    Within `torch.func.grad`, torch.compile tells a function that some inputs need no gradient although they do. So
+    compiled code computes all gradients, and the compiler drops those that nobody uses.
+    """
+    return ctx.needs_input_grad[index] or torch.compiler.is_compiling()
+
 
 class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, probabilities: Tensor, element: Tensor, table: Table, padding_mode: str) -> Tensor:
-        ctx.save_for_backward(x, probabilities, element)
-        ctx.table, ctx.padding_mode = table, padding_mode
+    def forward(x: Tensor, probabilities: Tensor, element: Tensor, table: Table, padding_mode: str) -> Tensor:
         return torch.ops.equifast.act(x, element, table, [], [], padding_mode, False)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        *tensors, ctx.table, ctx.padding_mode = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, probabilities, element = ctx.saved_tensors
         action: tuple[Table, list[int], list[float], str] = (ctx.table, [], [], ctx.padding_mode)
         dx = dp = None
-        if ctx.needs_input_grad[0]:
+        if asks_for(ctx, 0):
             weights = choice_weights(probabilities, element).to(accumulate_dtype(grad.dtype))
             dx = torch.ops.equifast.orbit_average(grad, weights, *action, True)
-        if ctx.needs_input_grad[1]:
+        if asks_for(ctx, 1):
             dp = torch.ops.equifast.orbit_inner(x, grad, *action).to(probabilities.dtype)
             dp = dp.masked_fill(probabilities.isnan(), 0)
         return dx, dp, None, None, None
 
 
+class _StraightThroughWithTangents(_StraightThrough):
+    """The same, with a derivative in forward mode. torch.compile takes no function that has one."""
+
+    @staticmethod
+    def jvp(ctx, dx: Tensor | None, dp: Tensor | None, *_: None) -> Tensor:
+        x, probabilities, element = ctx.saved_tensors
+        action: tuple[Table, list[int], list[float], str, bool] = (ctx.table, [], [], ctx.padding_mode, False)
+        wide, tangent = accumulate_dtype(x.dtype), torch.zeros_like(x)
+        if dx is not None:
+            weights = choice_weights(probabilities, element).to(wide)
+            tangent = tangent + torch.ops.equifast.orbit_average(dx, weights, *action)
+        if dp is not None:
+            weights = dp.masked_fill(probabilities.isnan(), 0).to(wide)
+            tangent = tangent + torch.ops.equifast.orbit_average(x, weights, *action)
+        return tangent
+
+
 class _Angle(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx, x: Tensor, probabilities: Tensor, element: Tensor, table: Table, padding_mode: str, group: Group
+        x: Tensor, probabilities: Tensor, element: Tensor, table: Table, padding_mode: str, group: Group
     ) -> Tensor:
-        image = torch.ops.equifast.act(x, element, table, [], [], padding_mode, False)
-        ctx.save_for_backward(x, probabilities, element, image)
-        ctx.table, ctx.padding_mode, ctx.group = table, padding_mode, group
-        return image
+        return torch.ops.equifast.act(x, element, table, [], [], padding_mode, False)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        *tensors, ctx.table, ctx.padding_mode, ctx.group = inputs
+        ctx.save_for_backward(*tensors, output)
+        ctx.save_for_forward(*tensors, output)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, probabilities, element, image = ctx.saved_tensors
         dx = dp = None
-        if ctx.needs_input_grad[0]:
+        if asks_for(ctx, 0):
             dx = torch.ops.equifast.act(grad, element, ctx.table, [], [], ctx.padding_mode, True)
-        if ctx.needs_input_grad[1]:
+        if asks_for(ctx, 1):
             dp = angle_gradient(x, image, grad, element, ctx.group, ctx.padding_mode).to(probabilities.dtype)
             dp = dp.masked_fill(probabilities.isnan(), 0)
         return dx, dp, None, None, None, None
+
+
+class _AngleWithTangents(_Angle):
+    """The same, with a derivative in forward mode. torch.compile takes no function that has one."""
+
+    @staticmethod
+    def jvp(ctx, dx: Tensor | None, dp: Tensor | None, *_: None) -> Tensor:
+        x, probabilities, element, image = ctx.saved_tensors
+        n, wide = ctx.group.n, accumulate_dtype(x.dtype)
+        tangent = torch.zeros_like(x)
+        if dx is not None:
+            tangent = tangent + torch.ops.equifast.act(dx, element, ctx.table, [], [], ctx.padding_mode, False)
+        if dp is not None:
+            angles, flags = _angles_and_flags(ctx.group, x.device, wide)
+            dp = dp.masked_fill(probabilities.isnan(), 0).to(wide)
+            by_angle = rotation_derivative(x.to(wide), element % n, rotation_matrices(ctx.table, n), ctx.padding_mode)
+            by_angle = torch.where((element >= n)[:, None, None, None], by_angle.flip(-1), by_angle)
+            by_flag = image.flip(-1) - image
+            moved = (dp @ angles)[:, None, None, None] * by_angle + (dp @ flags)[:, None, None, None] * by_flag
+            tangent = tangent + moved.to(x.dtype)
+        return tangent
+
+
+def _angles_and_flags(group: Group, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """θ_e in radians and r_e of every element, (E,) each."""
+    ids = torch.arange(group.order, device=device)
+    return (ids % group.n).to(dtype) * (2 * math.pi / group.n), (ids >= group.n).to(dtype)
 
 
 def angle_gradient(x: Tensor, image: Tensor, grad: Tensor, element: Tensor, group: Group, padding_mode: str) -> Tensor:
     """``∂L/∂p`` (B, E) of `angle` at the chosen element, from x, its canonical image and the gradient there."""
     table = group.action_table(inverse=True)
     sums = torch.ops.equifast.angle_inner(x, image, grad, element, table, group.n, padding_mode)
-    ids = torch.arange(group.order, device=x.device)
-    angles = (ids % group.n).to(sums.dtype) * (2 * math.pi / group.n)
-    return sums[:, :1] * angles + sums[:, 1:] * (ids >= group.n)
+    angles, flags = _angles_and_flags(group, x.device, sums.dtype)
+    return sums[:, :1] * angles + sums[:, 1:] * flags

@@ -38,7 +38,8 @@ def remembered(function: Callable[[Unpack[Arguments]], Result]) -> Callable[[Unp
     return assume_constant_result(call)
 
 
-@dataclass(frozen=True, eq=False)
+# Not frozen, since Lightning refuses frozen dataclasses in what a model returns. Nothing changes a group.
+@dataclass(eq=False)
 class Group:
     """C_n (``reflections=False``) or D_n (``reflections=True``); ids run over ``range(order)``, 0 is the identity."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: The activations that kernels of convolutions know, in place.
@@ -27,6 +28,11 @@ ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu_tanh": partial(torch.ops.aten.gelu_backward, approximate="tanh"),
     "silu": torch.ops.aten.silu_backward,
 }
+
+
+def activated(y: Tensor, activation: str) -> Tensor:
+    """One of `ACTIVATIONS`, not in place."""
+    return y if activation == "none" else getattr(F, activation)(y)
 
 
 def output_size(

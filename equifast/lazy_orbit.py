@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -55,8 +56,17 @@ def run(network: Callable[[Tensor], Any], images: Tensor, group: Group, padding_
 
 
 def is_transformed() -> bool:
-    """Whether calls are recorded or transformed by torch (a trace, `torch.func`), which knows its own ops best."""
-    return torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether torch records or transforms calls (a trace, `torch.func`, forward mode), and knows its own ops best."""
+    transformed = torch._C._functorch.peek_interpreter_stack() is not None
+    return transformed or torch.jit.is_tracing() or forward_ad._current_level >= 0
+
+
+def in_vmap() -> bool:
+    """Whether `torch.func.vmap` is somewhere around this call."""
+    if torch.compiler.is_compiling():
+        return is_transformed()  # a compiler can't tell which transform it is
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(interpreter.key() == torch._C._functorch.TransformType.Vmap for interpreter in stack)
 
 
 def _needs_rows(network: Callable) -> bool:
@@ -172,9 +182,13 @@ class _Deferred(torch.autograd.Function):
     """The orbit as autograd knows it, for functions that it records below `LazyOrbit.__torch_function__`."""
 
     @staticmethod
-    def forward(ctx, images: Tensor, orbit: Orbit) -> LazyOrbit:
-        ctx.group, ctx.padding_mode = orbit.group, orbit.padding_mode
+    def forward(images: Tensor, orbit: Orbit) -> LazyOrbit:
         return LazyOrbit._wrap(orbit)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Orbit], output: LazyOrbit) -> None:
+        _, orbit = inputs
+        ctx.group, ctx.padding_mode = orbit.group, orbit.padding_mode
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:

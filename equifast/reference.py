@@ -266,7 +266,9 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = F
     return gram.masked_fill(itself, 0).abs().mean().to(vectors.dtype)
 
 
-def transform_channels(x: Tensor, permutation: Sequence[int], mixing: Sequence[float], element: int) -> Tensor:
+def transform_channels(
+    x: Tensor, permutation: Sequence[int] | None, mixing: Sequence[float] | None, element: int
+) -> Tensor:
     """Apply ρ of one element to the channels of ``x (…, C, H, W)``; see `representations.channel_action`."""
     if permutation:
         size = round(len(permutation) ** 0.5)

@@ -38,8 +38,11 @@ def _channel_action(
     raise ValueError(f"representation: expected one of {', '.join(SIZES)}, got {representation!r}")
 
 
-def transpose(permutation: Sequence[int], mixing: Sequence[float], order: int) -> tuple[list[int], list[float]]:
+def transpose(
+    permutation: Sequence[int] | None, mixing: Sequence[float] | None, order: int
+) -> tuple[list[int], list[float]]:
     """The transposed channel action of every element. The matrices are orthogonal, so it is the inverse."""
+    permutation, mixing = permutation or (), mixing or ()
     inverted = [0] * len(permutation)
     size = len(permutation) // order if order else 0
     for i, source in enumerate(permutation):

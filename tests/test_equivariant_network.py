@@ -133,12 +133,12 @@ def test_parts_of_a_batch_give_the_same_bits(layers, monkeypatch):
         monkeypatch.setattr(equivariant_network, "CHUNK_BYTES", 1)
         assert network._images_at_once(x) == 1
         assert_same(network(x), expected)
-    assert network._images_at_once(x) == 5  # since a graph is recorded
+    assert network._images_at_once(x) is None  # since a graph is recorded
     with torch.no_grad():
         handle = network.layers[0].register_forward_hook(lambda *_: None)
-        assert network._images_at_once(x) == 5
+        assert network._images_at_once(x) is None
         handle.remove()
-        assert network.train()._images_at_once(x) == 5
+        assert network.train()._images_at_once(x) is None
 
 
 def test_trains():

@@ -30,6 +30,7 @@ ARROWS = {
     "kernels.host": "backends geometry layers",
     "kernels": "dtypes geometry kernels.device kernels.host layers schemas",
     "ops": "backends checks choice dtypes geometry groups kernels layers reference representations schemas",
+    "flops": "ops schemas",
     "scores": "checks dtypes",
     "preprocess": "checks groups reference",
     "losses": "checks choice dtypes groups lazy_orbit ops",

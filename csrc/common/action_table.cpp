@@ -7,11 +7,11 @@
 namespace equifast {
 
 ActionTable::ActionTable(int64_t channels, int64_t height, int64_t width, const std::vector<double>& table,
-                         std::vector<int64_t> channel_permutation, std::vector<double> channel_mixing,
+                         OptionalIntegers channel_permutation, OptionalNumbers channel_mixing,
                          const std::string& padding_mode)
-    : permutation(std::move(channel_permutation)),
+    : permutation(std::move(channel_permutation).value_or(std::vector<int64_t>{})),
       permutation_size(0),
-      mixing(std::move(channel_mixing)),
+      mixing(std::move(channel_mixing).value_or(std::vector<double>{})),
       border(padding_mode == "border") {
   const int64_t numbers = table.size(), elements = numbers / kRowSize, entries = permutation.size();
   STD_TORCH_CHECK(elements > 0 && numbers % kRowSize == 0, "table: expected rows of 5 numbers, got ", numbers);

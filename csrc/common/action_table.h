@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,13 +10,17 @@
 
 namespace equifast {
 
+// A list that may be empty. AOTInductor passes nothing in place of an empty list, so the two mean the same.
+using OptionalIntegers = std::optional<std::vector<int64_t>>;
+using OptionalNumbers = std::optional<std::vector<double>>;
+
 // Checks what it is made from, so that no kernel reads out of bounds.
 struct ActionTable {
   // A row of `table` is the code of a permutation and the four entries of a base matrix.
   static constexpr int64_t kRowSize = 5;
 
   ActionTable(int64_t channels, int64_t height, int64_t width, const std::vector<double>& table,
-              std::vector<int64_t> permutation, std::vector<double> mixing, const std::string& padding_mode);
+              OptionalIntegers permutation, OptionalNumbers mixing, const std::string& padding_mode);
 
   int64_t order() const { return static_cast<int64_t>(actions.size()); }
 

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from .. import checks
 from ..canonical_form import CanonicalForm
 from ..canonicalize import canonicalize
-from ..estimators import ESTIMATORS
+from ..estimators import ESTIMATORS, SURROGATES
 from ..groups import Group, as_group
 from ..orbit_vectors import NETWORK_DTYPES
 from .crop_resize import CropResize
@@ -86,6 +86,8 @@ class Canonicalizer(nn.Module):
             self.register_buffer("reference", vector)
 
     def forward(self, x: Tensor) -> CanonicalForm:
+        if self.training and torch.compiler.is_exporting() and torch.is_grad_enabled():
+            self._check_exported_gradient()
         takes_arg_max = self.estimator == "gumbel" and not self.training
         return canonicalize(
             x,
@@ -100,6 +102,23 @@ class Canonicalizer(nn.Module):
             score=self.score,
             network_dtype=self.network_dtype,
         )
+
+    def _check_exported_gradient(self) -> None:
+        if self.estimator in SURROGATES:
+            raise RuntimeError(
+                f"estimator: torch.export drops the gradient of {self.estimator!r}; export the module in eval mode or "
+                "under torch.no_grad(), or choose 'soft' or 'none'"
+            )
+
+    def reset_parameters(self) -> None:
+        """Draw the reference anew from a normal distribution, where it has a size; the children are left as they are.
+
+        Modules that were made on the meta device get values so: ``module.to_empty(device=…)``, then
+        ``reset_parameters`` of each module in ``module.modules()`` that has it.
+        """
+        if self.reference is not None and not is_lazy(self.reference):
+            with torch.no_grad():
+                self.reference.normal_()
 
     def extra_repr(self) -> str:
         return (

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from ..lazy_orbit import is_transformed
 from ..ops.orbit_conv2d_direct import suits_direct
 from .folding import run, run_together
-from .plain import has_hooks, needs_grad
+from .plain import channels_last, has_hooks, needs_grad
 
 
 class ConvNetwork(nn.Module):
@@ -84,6 +83,6 @@ class ConvNetwork(nn.Module):
         plain = type(layers) is nn.Sequential and not has_hooks(layers)
         if not (fold and plain) or is_transformed() or not suits_direct(x, next(layers.parameters())):
             # Then every layer writes channels_last too, and oneDNN is faster with it, forward and backward.
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = channels_last(x)
         y = run(layers, x, fold=fold) if plain else layers(x)
         return self.final_fc(y.flatten(1))

@@ -12,7 +12,7 @@ from ..groups import Group, as_group
 from ..layers import output_size
 from .group_conv2d import GroupBatchNorm, GroupConv2d, LiftConv2d, PooledGroupConv2d
 from .orbit_conv2d import OrbitConv2d
-from .plain import has_hooks, needs_grad
+from .plain import channels_last, has_hooks, needs_grad
 
 #: Bytes of one layer's output at once, where the batch may be run in parts.
 CHUNK_BYTES = 4 << 20
@@ -107,23 +107,24 @@ class EquivariantNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         checks.images("x", x)
         # Convolutions of many channels are faster in channels_last, and all layers keep it.
-        x = x.contiguous(memory_format=torch.channels_last)
-        return torch.cat([self._run(part) for part in x.split(self._images_at_once(x))])
+        x = channels_last(x)
+        images = self._images_at_once(x)
+        return self._run(x) if images is None else torch.cat([self._run(part) for part in x.split(images)])
 
     def _run(self, x: Tensor) -> Tensor:
         y = self.layers(x).flatten(1).mean(1)  # a single layer leaves the pixels
         return y.reshape(self.group.order, x.shape[0]).t()
 
-    def _images_at_once(self, x: Tensor) -> int:
-        """All of them, or as many as fit the caches, where parts give the same as the whole."""
-        whole = max(x.shape[0], 1)
+    def _images_at_once(self, x: Tensor) -> int | None:
+        """As many as fit the caches, where parts give the same as the whole; None for all of them."""
         if x.device.type != "cpu" or self.training or torch.compiler.is_compiling() or needs_grad(self, x):
-            return whole
+            return None
         if any(map(has_hooks, self.modules())):
-            return whole
+            return None
         height, width = self._convolved(x.shape[2:])
         output = self.group.order * self.out_channels * height * width * x.itemsize
-        return min(max(CHUNK_BYTES // max(output, 1), 1), whole)
+        images = max(CHUNK_BYTES // max(output, 1), 1)
+        return images if images < x.shape[0] else None
 
     def _convolved(self, size: Sequence[int]) -> tuple[int, ...]:
         """The (height, width) after one layer."""

@@ -107,6 +107,9 @@ class OrbitConv2d(nn.Module):
         self.activation = activation
         self.padding_mode = padding_mode
 
+    # New values for weight and bias, drawn as those of a new `torch.nn.Conv2d`. Its method needs no more of ``self``.
+    reset_parameters = nn.Conv2d.reset_parameters
+
     def forward(self, x: Tensor) -> Tensor:
         name = activation_name(self.activation)
         is_hooked = self.activation is not None and has_hooks(self.activation)

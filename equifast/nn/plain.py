@@ -6,11 +6,10 @@ from collections.abc import Container
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..layers import ACTIVATIONS
-from ..lazy_orbit import is_transformed
+from ..lazy_orbit import in_vmap, is_transformed
 
 #: What kernels call each activation module. `activation_name` adds the two kinds of GELU.
 NAMES = {type(None): "none", nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
@@ -31,7 +30,14 @@ def activation_name(module: nn.Module | None, known: Container[str] = ACTIVATION
 
 def is_watched() -> bool:
     """Whether PyTorch has to see its own operators: a compiler, a trace, `torch.func`, derivatives in forward mode."""
-    return torch.compiler.is_compiling() or is_transformed() or forward_ad._current_level >= 0
+    return torch.compiler.is_compiling() or is_transformed()
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same images in channels_last, which convolutions of many channels prefer; x itself within `torch.func.vmap`,
+    which knows no memory formats.
+    """
+    return x if in_vmap() else x.contiguous(memory_format=torch.channels_last)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -55,6 +55,9 @@ class PooledOrbitConv2d(nn.Module):
         self.orbit_group = as_group(group)
         self.padding_mode = padding_mode
 
+    # New values for weight and bias, drawn as those of a new `torch.nn.Conv2d`. Its method needs no more of ``self``.
+    reset_parameters = nn.Conv2d.reset_parameters
+
     @property
     def out_vector_size(self) -> int:
         return self.weight.shape[0]

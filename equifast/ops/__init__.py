@@ -17,6 +17,7 @@ from .orbit_conv2d_pool import orbit_conv2d_pool as orbit_conv2d_pool
 from .orbit_linear_scores import orbit_linear_scores as orbit_linear_scores
 from .orbit_losses import orbit_losses as orbit_losses
 from .orbit_scores import orbit_scores as orbit_scores
+from .registry import decompositions as decompositions
 
 # An op without a public function is registered here.
 for _module in iter_modules(__path__):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
@@ -74,6 +77,27 @@ def new_output(
     shape = (order_of(table) * x.shape[0], weight.shape[0], *size)
     memory_format = memory_format or output_format(x, weight)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
+def in_one_order(backward: Callable) -> Callable:
+    """A backward pass ``(grad, …)`` that runs on one core in deterministic mode.
+
+    oneDNN and MKL cut the sums of a weight gradient by the number of threads, and so differ in the last bits. Our own
+    kernels do not.
+    """
+
+    @wraps(backward)
+    def run(grad, *args):
+        threads = torch.get_num_threads()
+        if threads == 1 or grad.device.type != "cpu" or not torch.are_deterministic_algorithms_enabled():
+            return backward(grad, *args)
+        torch.set_num_threads(1)
+        try:
+            return backward(grad, *args)
+        finally:
+            torch.set_num_threads(threads)
+
+    return run
 
 
 def new_gradients(x: Tensor, weight: Tensor, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..geometry import order_of
 from ..groups import Group, as_group
 from ..representations import channel_action
 from . import _resample
@@ -66,6 +67,14 @@ def _eager(x, element, table, permutation, mixing, padding_mode, adjoint):
     return out.to(x.dtype).contiguous(memory_format=_resample.memory_format(x))
 
 
+def _composed(x, element, table, permutation, mixing, padding_mode, adjoint):
+    """Every member, and then one for each image."""
+    action = (table, permutation, mixing, padding_mode, adjoint)
+    members = torch.cat([_resample.resample(x, e, *action) for e in range(order_of(table))])
+    images = torch.arange(x.shape[0], device=x.device)
+    return members.index_select(0, element * x.shape[0] + images).to(x.dtype)
+
+
 def _fake(x, element, table, permutation, mixing, padding_mode, adjoint):
     return _resample.new_images(x, x.shape)
 
@@ -83,4 +92,4 @@ def _backward(ctx, grad):
     return grad_x, None, None, None, None, None, None
 
 
-register("act", eager=_eager, fake=_fake, setup_context=_setup_context, backward=_backward)
+register("act", eager=_eager, composed=_composed, fake=_fake, setup_context=_setup_context, backward=_backward)

@@ -11,9 +11,9 @@ from ..backends import selection
 from ..dtypes import accumulate_dtype
 from ..geometry import ROW, order_of
 from ..groups import Group
-from ..layers import ACTIVATIONS
+from ..layers import ACTIVATION_GRADIENTS, ACTIVATIONS, activated
 from . import _half_turns
-from ._layers import layer_options, new_gradients, new_output, output_format
+from ._layers import in_one_order, layer_options, new_gradients, new_output, output_format
 from ._patches import add_grad_weight, are_patches, convolve
 from ._rows import by_element
 from .orbit_conv2d_direct import DirectLayer, conv2d_direct, suits_direct, suits_direct_backward
@@ -46,10 +46,10 @@ def orbit_conv2d(
         group: a ``Group`` or a name such as ``"C4"``.
         stride, padding, dilation: as ``F.conv2d``; padding is with zeros, and may be ``"same"`` or ``"valid"``.
         padding_mode: outside the image that is rotated, as `orbit`.
-        activation: ``"relu"``, ``"gelu"`` or ``"silu"``, applied in the same pass; for inference only.
+        activation: ``"relu"``, ``"gelu"`` or ``"silu"``, applied in the same pass. Backward then convolves again.
 
     Raises:
-        ValueError, TypeError: naming the argument that is off. RuntimeError: an activation where gradients are needed.
+        ValueError, TypeError: naming the argument that is off.
     """
     options = layer_options(x, weight, bias, group, stride, padding, dilation, padding_mode, activation)
     return torch.ops.equifast.orbit_conv2d(x, weight, bias, *options)
@@ -119,7 +119,7 @@ def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, acti
 
 def _composed(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
     rows = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
-    return ACTIVATIONS[activation](F.conv2d(rows, weight, bias, stride, padding, dilation))
+    return activated(F.conv2d(rows, weight, bias, stride, padding, dilation), activation)
 
 
 def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
@@ -127,14 +127,15 @@ def _fake(x, weight, bias, table, stride, padding, dilation, padding_mode, activ
 
 
 def _setup_context(ctx, inputs, output):
-    x, weight, bias, *ctx.options, activation = inputs
-    if activation != "none":
-        raise RuntimeError("orbit_conv2d: activation is for inference; apply it to the output to differentiate")
-    ctx.save_for_backward(x, weight)
+    x, weight, bias, *ctx.options, ctx.activation = inputs
+    ctx.save_for_backward(x, weight, None if ctx.activation == "none" else bias)
 
 
 def _backward(ctx, grad):
-    x, weight = ctx.saved_tensors
+    x, weight, bias = ctx.saved_tensors
+    if ctx.activation != "none":
+        z = torch.ops.equifast.orbit_conv2d(x, weight, bias, *ctx.options, "none")
+        grad = ACTIVATION_GRADIENTS[ctx.activation](grad, z)
     needs = list(ctx.needs_input_grad[:3])
     grads = torch.ops.equifast.orbit_conv2d_backward(grad, x, weight, *ctx.options, needs)
     return *(g if n else None for g, n in zip(grads, needs, strict=True)), *[None] * 6
@@ -159,6 +160,11 @@ def _backward_eager(grad, x, weight, table, stride, padding, dilation, padding_m
         options = (table, stride, padding, dilation, padding_mode, channels_last)
         grads = torch.ops.equifast.orbit_conv2d_direct_backward(grad, x, weight.shape[2:], *options)
         return x.new_empty(0), *(g if n else g.new_empty(0) for g, n in zip(grads, needs[1:], strict=True))
+    return _backward_by_chunks(grad, x, weight, table, stride, padding, dilation, padding_mode, needs)
+
+
+@in_one_order
+def _backward_by_chunks(grad, x, weight, table, stride, padding, dilation, padding_mode, needs):
     grads = new_gradients(x, weight, needs)
     grad_x, _, _ = grads
     # Sums over chunks run in float32 at least.

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..geometry import order_of
 from ..groups import Group
 from ..layers import ACTIVATION_GRADIENTS
-from ._layers import layer_options, new_gradients, new_output
+from ._layers import in_one_order, layer_options, new_gradients, new_output
 from ._rows import by_element
 from .registry import no_double_backward, register
 
@@ -93,6 +93,7 @@ register(
 )
 
 
+@in_one_order
 def _backward_eager(
     grad, x, weight, bias, table, stride, padding, dilation, padding_mode, activation, needs
 ):  # fmt: skip

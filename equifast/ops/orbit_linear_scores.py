@@ -60,7 +60,8 @@ def orbit_linear_scores(
     checks.similarity(similarity)
     checks.number("beta", beta)
     device_type = features.device.type
-    if device_type != "meta" and torch.is_autocast_enabled(device_type):
+    # Autocast leaves float64 alone.
+    if features.dtype != torch.float64 and device_type != "meta" and torch.is_autocast_enabled(device_type):
         narrow = torch.get_autocast_dtype(device_type)
         features, weight = features.to(narrow), weight.to(narrow)
         bias, reference = None if bias is None else bias.to(narrow), reference.to(torch.float32)

@@ -21,7 +21,7 @@ KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 #: The fallback of every op: what runs where the chosen backend has no kernel for it.
 FALLBACKS: dict[str, Callable] = {}
 
-#: What differentiates an op in forward mode and in `torch.func`: it is composed of ops that do so.
+#: Each op composed of others. Forward mode and `torch.func` differentiate it, and `decompositions` returns it.
 COMPOSED: dict[str, Callable] = {}
 
 #: The ops that have a kernel for CPUs alone.
@@ -95,11 +95,11 @@ def register(
 ) -> None:
     """Register everything of one op but its kernels in the native CPU library, which registers those itself.
 
-    ``eager`` is the fallback. ``composed`` is the op without chunks and without writing in place, where ``eager`` has
-    them: forward mode and `torch.func` differentiate it. ``has_cpu_kernel`` says whether the CPU library has a kernel
-    for the op, ``has_gpu_kernel`` whether any backend for GPUs has one. ``autocast`` maps the autocast dtype to the
-    dtype that floating tensors are cast to. ``prefers_triton`` takes the op's arguments and says whether Triton serves
-    them better than CUDA C++, where both can; without it CUDA C++ serves all of them.
+    ``eager`` is the fallback. ``composed`` is for `COMPOSED`: the op without chunks, without writing in place and
+    without a look at values, where ``eager`` has one of these. ``has_cpu_kernel`` says whether the CPU library has a
+    kernel for the op, ``has_gpu_kernel`` whether any backend for GPUs has one. ``autocast`` maps the autocast dtype to
+    the dtype that floating tensors are cast to. ``prefers_triton`` takes the op's arguments and says whether Triton
+    serves them better than CUDA C++, where both can; without it CUDA C++ serves all of them.
     """
     FALLBACKS[name] = eager
     COMPOSED[name] = composed or eager
@@ -174,19 +174,14 @@ def _refuse(error: Exception) -> Callable:
 
 
 def _cast(name: str, device_type: str, choose: Callable[[torch.dtype], torch.dtype]) -> Callable:
-    """A kernel for autocast: it casts the floating tensors, and calls the op without autocast.
-
-    As torch's own, it leaves a call alone that is in float64.
-    """
+    """A kernel for autocast: it casts the floating tensors but those in float64, and calls the op without autocast."""
 
     def cast(*args):
         dtype = choose(torch.get_autocast_dtype(device_type))
-        floating = {t.dtype for t in args if isinstance(t, torch.Tensor) and t.dtype.is_floating_point}
-        if floating == {torch.float64}:
-            dtype = torch.float64
 
         def to(t):
-            return t.to(dtype) if isinstance(t, torch.Tensor) and t.dtype.is_floating_point else t
+            narrows = isinstance(t, torch.Tensor) and t.dtype.is_floating_point and t.dtype != torch.float64
+            return t.to(dtype) if narrows else t
 
         with torch.amp.autocast(device_type, enabled=False):
             return getattr(torch.ops.equifast, name)(*map(to, args))
@@ -196,6 +191,20 @@ def _cast(name: str, device_type: str, choose: Callable[[torch.dtype], torch.dty
 
 def _save_nothing(ctx, inputs, output) -> None:
     """The set-up of a backward pass that needs nothing of the forward pass."""
+
+
+def decompositions() -> dict[torch._ops.OpOverload, Callable]:
+    """Each op of this package as ops of PyTorch alone, for runtimes that don't have this package.
+
+    ::
+
+        program = torch.export.export(module, (x,)).run_decompositions(equifast.decompositions())
+        torch.onnx.export(program, dynamo=True).save("canonicalizer.onnx")
+
+    Values are those of the ops, up to rounding. Elements that map the pixels onto themselves become transposes and
+    flips; others read four pixels for each output. The orbit is in memory there.
+    """
+    return {getattr(torch.ops.equifast, name).default: run for name, run in COMPOSED.items()}
 
 
 def no_double_backward(name: str) -> Callable:

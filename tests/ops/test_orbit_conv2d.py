@@ -303,14 +303,15 @@ def test_an_image_depends_on_no_other_image(group):
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
-def test_activations_are_for_inference(activation):
-    x, weight, bias = rand(2, 3, 9, 9), rand(4, 3, 3, 3).requires_grad_(), rand(4)
-    with pytest.raises(RuntimeError, match="orbit_conv2d: activation is for inference"):
-        orbit_conv2d(x, weight, bias, group="D4", activation=activation)
-    with torch.no_grad():
-        plain = orbit_conv2d(x, weight, bias, group="D4")
-        out = orbit_conv2d(x, weight, bias, group="D4", activation=activation)
-    assert_near(out, getattr(F, activation)(plain))
+@pytest.mark.parametrize("group", ["D4", "C3"])
+def test_an_activation_in_the_same_pass_differentiates_as_one_after_it(group, activation):
+    leaves = [rand(*s, seed=i).requires_grad_() for i, s in enumerate(((2, 3, 7, 7), (4, 3, 3, 3), (4,)))]
+    one = orbit_conv2d(*leaves, group=group, activation=activation)
+    two = getattr(F, activation)(orbit_conv2d(*leaves, group=group))
+    assert_near(one.detach(), two.detach())
+    upstream = rand(*one.shape, seed=5)
+    for ours, theirs in zip(*(torch.autograd.grad(y, leaves, upstream) for y in (one, two)), strict=True):
+        assert_near_overall(ours, theirs)
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
@@ -380,7 +381,7 @@ def test_autocast_casts_like_conv2d():
     x, weight, bias = rand(2, 3, 9, 9), rand(4, 3, 3, 3).requires_grad_(), rand(4).requires_grad_()
     with torch.autocast(DEVICE.type, torch.bfloat16):
         out = orbit_conv2d(x, weight, bias, group="C4")
-        mixed = orbit_conv2d(x.double(), weight, bias.half(), group="C4")
+        mixed = orbit_conv2d(x.half(), weight, bias.half(), group="C4")
         assert torch.is_autocast_enabled(DEVICE.type)
         like = F.conv2d(orbit(x, "C4"), weight, bias)
     assert out.dtype == mixed.dtype == like.dtype == torch.bfloat16

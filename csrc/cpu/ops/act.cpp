@@ -7,8 +7,8 @@
 namespace equifast::cpu {
 namespace {
 
-Tensor act(Tensor x, Tensor element, std::vector<double> table, std::vector<int64_t> permutation,
-           std::vector<double> mixing, std::string padding_mode, bool adjoint) {
+Tensor act(Tensor x, Tensor element, std::vector<double> table, OptionalIntegers permutation, OptionalNumbers mixing,
+           std::string padding_mode, bool adjoint) {
   check_one_batch(x, "x");
   const auto sizes = image_sizes(x, "x");
   check_ids(element, sizes[0]);

@@ -7,8 +7,8 @@
 namespace equifast::cpu {
 namespace {
 
-Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table, std::vector<int64_t> permutation,
-             std::vector<double> mixing, std::string padding_mode, bool adjoint) {
+Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table, OptionalIntegers permutation,
+             OptionalNumbers mixing, std::string padding_mode, bool adjoint) {
   check_one_batch(x, "x");
   const auto sizes = image_sizes(x, "x");
   ResamplePlan plan(x, "x", sizes, table, permutation, mixing, padding_mode,

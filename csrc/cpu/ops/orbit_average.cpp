@@ -7,9 +7,8 @@
 namespace equifast::cpu {
 namespace {
 
-Tensor orbit_average(Tensor y, std::optional<Tensor> weights, std::vector<double> table,
-                     std::vector<int64_t> permutation, std::vector<double> mixing, std::string padding_mode,
-                     bool adjoint) {
+Tensor orbit_average(Tensor y, std::optional<Tensor> weights, std::vector<double> table, OptionalIntegers permutation,
+                     OptionalNumbers mixing, std::string padding_mode, bool adjoint) {
   const auto sizes = image_sizes(y, "y");
   const ResamplePlan plan(y, "y", sizes, table, permutation, mixing, padding_mode,
                           {.adjoint = adjoint, .shared = y.dim() == 4, .keeps_format = true});

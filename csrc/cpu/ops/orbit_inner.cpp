@@ -13,8 +13,8 @@ namespace {
 // next task are fetched.
 constexpr int64_t kBlockBytes = 1 << 19;
 
-Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, std::vector<int64_t> permutation,
-                   std::vector<double> mixing, std::string padding_mode) {
+Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, OptionalIntegers permutation, OptionalNumbers mixing,
+                   std::string padding_mode) {
   const auto sizes = check_operands(u, v);
   ResamplePlan plan(u, "u", sizes, table, permutation, mixing, padding_mode, {.shared = u.dim() == 4});
   Resample& r = plan.resample;

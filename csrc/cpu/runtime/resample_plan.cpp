@@ -80,8 +80,8 @@ Tensor sum_over_channels(const std::vector<double>& partial, const Tensor& image
 }
 
 ResamplePlan::ResamplePlan(const Tensor& images, const char* name, const std::array<int64_t, 4>& sizes,
-                           const std::vector<double>& table, std::vector<int64_t> permutation,
-                           std::vector<double> mixing, const std::string& padding_mode, Options options)
+                           const std::vector<double>& table, OptionalIntegers permutation, OptionalNumbers mixing,
+                           const std::string& padding_mode, Options options)
     : table_(sizes[1], sizes[2], sizes[3], table, std::move(permutation), std::move(mixing), padding_mode) {
   const auto [B, C, H, W] = sizes;
   list_bases();

@@ -52,7 +52,7 @@ class ResamplePlan {
 
   // images: (…, C, H, W), of which `sizes` are the last four.
   ResamplePlan(const Tensor& images, const char* name, const std::array<int64_t, 4>& sizes,
-               const std::vector<double>& table, std::vector<int64_t> permutation, std::vector<double> mixing,
+               const std::vector<double>& table, OptionalIntegers permutation, OptionalNumbers mixing,
                const std::string& padding_mode, Options options);
   ResamplePlan(const ResamplePlan&) = delete;
   ResamplePlan& operator=(const ResamplePlan&) = delete;

@@ -6,8 +6,8 @@
 
 namespace equifast::cuda {
 
-Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table, std::vector<int64_t> permutation,
-             std::vector<double> mixing, std::string padding_mode, bool adjoint) {
+Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table, OptionalIntegers permutation,
+             OptionalNumbers mixing, std::string padding_mode, bool adjoint) {
   check_one_batch(x, "x");
   const OnDeviceOf device(x);
   const auto sizes = checked_sizes(x, "x");

@@ -6,9 +6,8 @@
 
 namespace equifast::cuda {
 
-Tensor orbit_average(Tensor y, std::optional<Tensor> weights, std::vector<double> table,
-                     std::vector<int64_t> permutation, std::vector<double> mixing, std::string padding_mode,
-                     bool adjoint) {
+Tensor orbit_average(Tensor y, std::optional<Tensor> weights, std::vector<double> table, OptionalIntegers permutation,
+                     OptionalNumbers mixing, std::string padding_mode, bool adjoint) {
   const auto sizes = checked_sizes(y, "y");
   const OnDeviceOf device(y);
   const ResamplePlan plan(y, "y", sizes, table, permutation, mixing, padding_mode, adjoint, device.stream);

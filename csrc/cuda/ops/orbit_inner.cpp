@@ -5,8 +5,8 @@
 namespace equifast::cuda {
 namespace {
 
-Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, std::vector<int64_t> permutation,
-                   std::vector<double> mixing, std::string padding_mode) {
+Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, OptionalIntegers permutation, OptionalNumbers mixing,
+                   std::string padding_mode) {
   check_operands(u, v);
   const auto sizes = checked_sizes(u, "u");
   const OnDeviceOf device(u);

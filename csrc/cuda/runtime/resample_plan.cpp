@@ -39,9 +39,8 @@ Tensor new_images_like(const Tensor& like, int64_t batch, const std::array<int64
 }
 
 ResamplePlan::ResamplePlan(const Tensor& images, const char* name, const std::array<int64_t, 4>& sizes,
-                           const std::vector<double>& table, const std::vector<int64_t>& permutation,
-                           const std::vector<double>& mixing, const std::string& padding_mode, bool adjoint,
-                           Stream stream)
+                           const std::vector<double>& table, const OptionalIntegers& permutation,
+                           const OptionalNumbers& mixing, const std::string& padding_mode, bool adjoint, Stream stream)
     : table_(images, table, permutation, mixing, padding_mode, stream) {
   resample = {.dtype = dtype_of(images, name),
               .adjoint = adjoint,

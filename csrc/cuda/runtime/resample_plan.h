@@ -20,8 +20,8 @@ Tensor new_images_like(const Tensor& like, int64_t batch, const std::array<int64
 struct ResamplePlan {
   // images: (…, C, H, W), of which `sizes` are the last four.
   ResamplePlan(const Tensor& images, const char* name, const std::array<int64_t, 4>& sizes,
-               const std::vector<double>& table, const std::vector<int64_t>& permutation,
-               const std::vector<double>& mixing, const std::string& padding_mode, bool adjoint, Stream stream);
+               const std::vector<double>& table, const OptionalIntegers& permutation, const OptionalNumbers& mixing,
+               const std::string& padding_mode, bool adjoint, Stream stream);
 
   // The resample, cut into tiles in which neighbouring threads follow the memory of a layout.
   Resample tiled_along(const Layout& layout) const;

@@ -10,9 +10,8 @@ bool is_exact(const Action& action) { return action.exact(); }
 
 }  // namespace
 
-TableOnDevice::TableOnDevice(const Tensor& images, const std::vector<double>& rows,
-                             const std::vector<int64_t>& permutation, const std::vector<double>& mixing,
-                             const std::string& padding_mode, Stream stream)
+TableOnDevice::TableOnDevice(const Tensor& images, const std::vector<double>& rows, const OptionalIntegers& permutation,
+                             const OptionalNumbers& mixing, const std::string& padding_mode, Stream stream)
     : host(images.size(-3), images.size(-2), images.size(-1), rows, permutation, mixing, padding_mode) {
   table.order = static_cast<int32_t>(host.order());
   table.permutation_size = static_cast<int32_t>(host.permutation_size);

@@ -11,8 +11,8 @@ namespace equifast::cuda {
 class TableOnDevice {
  public:
   // images: (…, C, H, W), on the device that the table is for.
-  TableOnDevice(const Tensor& images, const std::vector<double>& table, const std::vector<int64_t>& permutation,
-                const std::vector<double>& mixing, const std::string& padding_mode, Stream stream);
+  TableOnDevice(const Tensor& images, const std::vector<double>& table, const OptionalIntegers& permutation,
+                const OptionalNumbers& mixing, const std::string& padding_mode, Stream stream);
   TableOnDevice(const TableOnDevice&) = delete;
   TableOnDevice& operator=(const TableOnDevice&) = delete;
 

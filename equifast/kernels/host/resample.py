@@ -34,7 +34,7 @@ class ResamplePlan(NamedTuple):
 def resample_plan(x: Tensor, table, permutation, mixing, padding_mode: str, adjoint: bool = False) -> ResamplePlan:
     """The plan for images x (…, H, W)."""
     square = x.shape[-1] == x.shape[-2]
-    channels = tuple(permutation), tuple(mixing)
+    channels = tuple(permutation or ()), tuple(mixing or ())
     return _plan(tuple(table), *channels, padding_mode, adjoint, square, x.dtype, x.device)
 
 

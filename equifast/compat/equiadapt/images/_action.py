@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ....estimators import asks_for
 from ....groups import Group
 
 
@@ -36,28 +37,32 @@ class _ActByAngle(torch.autograd.Function):
     ``(1 − r)·R(θ)x + r·R(θ)F x`` otherwise.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x, rotation, reflection, element, group, padding_mode, inverse):
+    def forward(x, rotation, reflection, element, group, padding_mode, inverse):
         table = group.action_table(inverse=inverse)
-        image = torch.ops.equifast.act(x, element, table, [], [], padding_mode, False)
-        ctx.save_for_backward(x, element, image)
-        ctx.group, ctx.padding_mode, ctx.inverse = group, padding_mode, inverse
+        return torch.ops.equifast.act(x, element, table, [], [], padding_mode, False)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, rotation, reflection, element, ctx.group, ctx.padding_mode, ctx.inverse = inputs
+        ctx.save_for_backward(x, element, output)
         ctx.dtypes = rotation.dtype, None if reflection is None else reflection.dtype
-        return image
 
     @staticmethod
     def backward(ctx, grad):
         x, element, image = ctx.saved_tensors
         group, padding_mode = ctx.group, ctx.padding_mode
         dx = by_angle = by_flag = None
-        if ctx.needs_input_grad[0]:
+        if asks_for(ctx, 0):
             table = group.action_table(inverse=ctx.inverse)
             dx = torch.ops.equifast.act(grad, element, table, [], [], padding_mode, True)
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+        if asks_for(ctx, 1) or asks_for(ctx, 2):
             sums = _inner(x, image, grad, element, group, padding_mode, ctx.inverse)
             # The sums are derivatives by radians, and the angle is in degrees.
             by_angle = (sums[:, 0] * (math.pi / 180)).to(ctx.dtypes[0])
-            if ctx.needs_input_grad[2]:
+            if asks_for(ctx, 2) and ctx.dtypes[1] is not None:
                 by_flag = sums[:, 1].to(ctx.dtypes[1])
         return dx, by_angle, by_flag, None, None, None, None
 
