@@ -32,7 +32,7 @@ ARROWS = {
     "ops": "backends checks choice dtypes geometry groups kernels layers reference representations schemas",
     "scores": "checks dtypes",
     "preprocess": "checks groups reference",
-    "losses": "checks choice dtypes groups lazy_orbit ops",
+    "losses": "checks choice dtypes groups lazy_orbit ops orbit_vectors",
     "estimators": "choice dtypes groups ops",
     "targets": "checks dtypes geometry groups ops",
     "canonical_form": "checks groups losses ops targets",
