@@ -41,6 +41,11 @@ class ProcessGroup:
             self.pipes.append(here)
             self.processes.append(process)
 
+    def start(self, function: Callable, *args: Any) -> None:
+        """Call ``function(*args)`` in each process, and don't wait for the results."""
+        for pipe in self.pipes:
+            pipe.send_bytes(pickle.dumps((function, args)))
+
     def run(self, function: Callable, *args: Any) -> list[Any]:
         """``function(*args)`` in each process, the results in the order of ranks.
 
@@ -48,8 +53,7 @@ class ProcessGroup:
             AssertionError: with the traceback of the first process that failed. The group is then closed, as the other
                 processes may wait for that one.
         """
-        for pipe in self.pipes:
-            pipe.send_bytes(pickle.dumps((function, args)))
+        self.start(function, *args)
         answers = []
         for pipe in self.pipes:
             succeeded, answer = pickle.loads(pipe.recv_bytes()) if pipe.poll(PATIENCE) else (False, "no answer")
