@@ -44,6 +44,8 @@ ARROWS = {
     "orbit_vectors",
     "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
     "info": "backends kernels.host",
+    "datasets": "canonical_form canonicalize groups nn ops scores targets",
+    "command": "datasets info",
 }
 
 FILES = {
