@@ -70,11 +70,25 @@ def canonical(raw: bytes, element: int, group: Group) -> bytes:
 
     Raises:
         Exception: of many kinds, where Pillow can't read the file, or can't write such an image in this format.
+        ValueError: if that would lose half of the bits of a colour.
     """
-    source = opened(raw)
-    if element == 0 and source.getexif().get(ORIENTATION, 1) == 1:
+    header = Image.open(io.BytesIO(raw))
+    # Pillow turns a TIFF when it loads the pixels, and then has no tag of it.
+    if element == 0 and header.getexif().get(ORIENTATION, 1) == 1:
         return raw
+    if _halves_depth(header):
+        raise ValueError(f"expected 8 bits of each colour, which Pillow keeps, got 16 ({header.mode})")
+    source = opened(raw)
     return encoded(undo(ImageOps.exif_transpose(source), element, group), source, raw)
+
+
+def _halves_depth(header: Image.Image) -> bool:
+    """Whether Pillow reads 8 bits of 16, as it does of colours. It keeps gray images of 16 bits."""
+    if header.mode.startswith(("I", "F")):
+        return False
+    # What the decoder is told, before it runs: such as "RGB;16B"; the largest value of a PPM.
+    tiles = getattr(header, "tile", [])
+    return any(";16" in str(tile[3]) or (tile[0] == "ppm" and tile[3][1] > 255) for tile in tiles)
 
 
 def undo(image: Image.Image, element: int, group: Group) -> Image.Image:

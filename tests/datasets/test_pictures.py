@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import struct
+import zlib
 
 import pytest
 import torch
@@ -151,9 +153,10 @@ def test_the_orientation_in_exif_is_honoured_once(kind, orientation):
     raw = with_orientation(stored, kind, orientation)
     torch.testing.assert_close(view(raw, 8), view(saved(shown, kind), 8))
     for element in elements("D4"):
-        out = opened(canonical(raw, element, group))
-        assert same(out, undo(shown, element, group))
-        assert out.getexif().get(ORIENTATION, 1) == 1 and out.getexif()[0x010F] == "a maker"
+        written = canonical(raw, element, group)
+        assert same(opened(written), undo(shown, element, group))
+        tags = Image.open(io.BytesIO(written)).getexif()
+        assert tags.get(ORIENTATION, 1) == 1 and tags[0x010F] == "a maker"
 
 
 def smooth(width, height):
@@ -167,12 +170,15 @@ def smooth(width, height):
 def test_a_jpeg_keeps_its_tables_and_metadata(options, orientation):
     exif = Image.Exif()
     exif[ORIENTATION], exif[0x010F] = orientation, "a maker"
+    exif.get_ifd(0x8769)[0x9003], exif.get_ifd(0x8825)[1] = "2026:11:30 12:00:00", "N"  # when and where
     raw = saved(smooth(64, 48), "JPEG", dpi=(72, 72), icc_profile=b"profile", exif=exif.tobytes(), **options)
     before, after = opened(raw), opened(canonical(raw, 3, equifast.as_group("C4")))
     assert after.quantization == before.quantization and after.layer == before.layer
     assert ("progressive" in after.info) == ("progressive" in before.info)
     assert after.info["icc_profile"] == b"profile" and after.info["dpi"] == (72, 72)
-    assert after.getexif()[0x010F] == "a maker" and ORIENTATION not in after.getexif()
+    tags = after.getexif()
+    assert tags[0x010F] == "a maker" and tags.get(ORIENTATION, 1) == 1
+    assert tags.get_ifd(0x8769)[0x9003] == "2026:11:30 12:00:00" and tags.get_ifd(0x8825)[1] == "N"
     assert after.size == ((48, 64) if orientation == 1 else (64, 48))
     turns = 1 if orientation == 1 else 0  # undoing 270° turns by 90°, and orientation 6 has turned by 270° already
     error = values(after).float() - values(before).rot90(turns, (1, 2)).float()
@@ -205,6 +211,29 @@ def test_what_a_network_sees_turns_with_the_image(mode, size):
     for element in elements("D4"):
         expected = equifast.act(seen[None], torch.tensor([element]), group=group, inverse=True)[0]
         torch.testing.assert_close(view(saved(undo(image, element, group), "TIFF"), 8), expected, rtol=1e-5, atol=1e-5)
+
+
+def _chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+#: 16 bits of each colour, of 3×2 pixels.
+DEEP = {
+    "PNG": b"\x89PNG\r\n\x1a\n"
+    + _chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0))
+    + _chunk(b"IDAT", zlib.compress(b"\0" + bytes(range(18)) + b"\0" + bytes(range(18))))
+    + _chunk(b"IEND", b""),
+    "PPM": b"P6 3 2 65535\n" + bytes(range(36)),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_colours_of_16_bits_are_refused_rather_than_halved(kind):
+    group = equifast.as_group("C4")
+    assert view(DEEP[kind], 8).shape == (3, 8, 8)
+    assert canonical(DEEP[kind], 0, group) is DEEP[kind]
+    with pytest.raises(ValueError, match="8 bits of each colour"):
+        canonical(DEEP[kind], 1, group)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG"])
