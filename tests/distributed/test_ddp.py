@@ -53,8 +53,10 @@ def test_every_canonicalizer_trains_as_in_one_process(pair, name, dtype):
     assert_same_training(parts, train(Pipeline(name, dtype), dtype))
 
 
-@pytest.mark.parametrize("wrapper", [name for name in WRAPPERS if name != "plain"])
-@pytest.mark.parametrize("name", ["ViT", "tiny"])
+@pytest.mark.parametrize(
+    ("name", "wrapper"),
+    [("ViT", wrapper) for wrapper in WRAPPERS if wrapper != "plain"] + [("tiny", "compiled network")],
+)
 def test_every_way_to_wrap_trains_as_one_process(pair, name, wrapper):
     parts = pair.run(wrapped_training, name, wrapper, torch.float64)
     assert_same_training(parts, train(Pipeline(name, torch.float64), torch.float64))
