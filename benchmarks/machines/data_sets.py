@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -41,21 +41,32 @@ def draw(folder: Path, count: int) -> None:
         (folder / f"{i:05}.jpg").write_bytes(buffer.getvalue())
 
 
-def rate(source: Path, output: Path, group: str, processes: int) -> float:
-    """Images a second of all processes together, each with one thread and without workers."""
+def seconds(source: Path, output: Path, group: str, processes: int) -> float:
+    """Seconds of processor time that all processes together take, above what they take to start and find all done.
+
+    Each process has one thread, and no workers.
+    """
+    return _run(source, output, group, processes) - _run(source, output, group, processes)
+
+
+def _run(source: Path, output: Path, group: str, processes: int) -> float:
     command = [sys.executable, "-m", "equifast.command", "canonicalize", str(source), str(output)]
     command += ["--network", "benchmarks.machines.data_sets:classifier", "--group", group, "--size", "96"]
+    before = _children()
     started = [
         subprocess.Popen(
             [*command, "--workers", "0"],
             env=os.environ | {"RANK": str(rank), "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=subprocess.DEVNULL,
         )
         for rank in range(processes)
     ]
-    told = [process.communicate()[1] for process in started]
-    found = [re.search(r"(\d+) images, ([\d.]+)/s", text) for text in told]
-    if not all(found):
-        raise RuntimeError(told[0])
-    return sum(float(match[2]) for match in found if match)
+    if any([process.wait() for process in started]):
+        raise RuntimeError(f"failed: {' '.join(command)}")
+    return _children() - before
+
+
+def _children() -> float:
+    """Seconds of processor time of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -43,8 +43,9 @@ class Setting(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Of process 0: seconds a step, MiB at the peak of a step above what is kept, MiB of weights, gradients and
-    optimizer that are kept, MiB sent a step (None where the system doesn't tell). And the MiB of all weights."""
+    """Of process 0: seconds of processor time a step; MiB at the peak of a step, above what is kept; MiB of weights,
+    gradients and optimizer, which are kept; MiB sent a step (None where the system doesn't tell); MiB of all weights.
+    """
 
     seconds: float
     peak: float
@@ -99,9 +100,9 @@ def _measure(setting: Setting, steps: int) -> Found:
     peak = _peak(step)
     before, times = _sent(), []
     for _ in range(steps):
-        start = time.perf_counter()
+        start = time.process_time()
         step()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     sent = None if before is None else ((_sent() or 0) - before) / 2**20 / steps
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     grads = [p.grad for p in model.parameters() if p.grad is not None]
@@ -134,10 +135,16 @@ def _sent() -> int | None:
     total = 0
     for name in os.listdir("/proc/self/fd"):
         try:
-            with socket.socket(fileno=os.dup(int(name))) as connection:
-                if connection.type == socket.SOCK_STREAM and connection.family in (socket.AF_INET, socket.AF_INET6):
-                    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-                    total += struct.unpack_from("Q", info, BYTES_ACKED)[0]
+            copy = os.dup(int(name))
         except OSError:
-            continue  # no socket, or closed meanwhile
+            continue  # closed meanwhile
+        try:
+            connection = socket.socket(fileno=copy)
+        except OSError:
+            os.close(copy)
+            continue  # no socket
+        with connection:
+            if connection.type == socket.SOCK_STREAM and connection.family in (socket.AF_INET, socket.AF_INET6):
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                total += struct.unpack_from("Q", info, BYTES_ACKED)[0]
     return total

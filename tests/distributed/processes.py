@@ -23,7 +23,7 @@ import equifast
 PATIENCE = 180
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["torch.distributed.fsdp", "torch._dynamo", "equifast.datasets.options"])
+context.set_forkserver_preload(["torch.distributed.fsdp", "torch._dynamo", "equifast.datasets.run"])
 
 
 class ProcessGroup:
