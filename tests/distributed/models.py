@@ -34,7 +34,8 @@ class Direct(nn.Module):
 #: normalizes by its own part of the batch, as DDP is meant to.
 CANONICALIZERS: dict[str, Callable[[], nn.Module]] = {
     "ViT": lambda: Canonicalizer(build("ViT"), "C8", vector_size=10),
-    "ConvNetwork": lambda: Canonicalizer(build("ConvNetwork"), "D4", beta=3.0, estimator="soft").eval(),
+    "ConvNetwork": lambda: Canonicalizer(build("ConvNetwork"), "D4", beta=3.0).eval(),
+    "ResNet": lambda: Canonicalizer(build("ResNet"), "C4", vector_size=10, estimator="soft").eval(),
     "tiny": lambda: TinyCanonicalizer(3, "C8", channels=8, estimator="angle"),
     "direct": lambda: Direct("D4").eval(),
 }
