@@ -12,6 +12,7 @@ from . import checks, lazy_orbit, ops
 from .choice import logits
 from .dtypes import accumulate_dtype
 from .groups import CyclicGroup, Group, as_group
+from .orbit_vectors import orbit_maker
 
 
 def prior_loss(activations: Tensor, target: Tensor | None = None, *, beta: float | None = None) -> Tensor:
@@ -85,7 +86,7 @@ def artifact_loss(
         generator: where the random elements come from; on any device.
     """
     group = as_group(group)
-    if getattr(network, "orbit_group", None) is not None:
+    if orbit_maker(network) is not None:
         raise ValueError("network: expected one that takes (N, C, H, W) rows, got a fused one; pass its .network")
     if group.permutes(*x.shape[-2:]):
         zero = x.new_zeros((), requires_grad=torch.is_grad_enabled())

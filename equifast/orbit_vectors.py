@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +44,15 @@ LITTLE_CHUNK_BYTES = 28 << 20
 STATELESS = ("equifast", "timm", "torch", "torchvision", "transformers")
 
 
-def makes_orbit(network: Network) -> TypeGuard[OrbitNetwork]:
-    """Whether the network takes images and makes their orbit itself."""
-    return getattr(network, "orbit_group", None) is not None
+def orbit_maker(network: Network) -> OrbitNetwork | None:
+    """The part of a network that takes images and makes their orbit itself; None if the network takes rows.
+
+    It is the network itself, or what a wrapper (DDP, an average of weights) keeps as its ``module``.
+    """
+    inner: Any = network
+    while inner is not None and getattr(inner, "orbit_group", None) is None:
+        inner = getattr(inner, "module", None)
+    return inner
 
 
 def orbit_vectors(
@@ -61,13 +67,13 @@ def orbit_vectors(
 
 
 def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str) -> Tensor:
-    fused = network if makes_orbit(network) else None
-    if fused is not None and (fused.orbit_group.name, fused.padding_mode) != (group.name, padding_mode):
-        theirs, ours = f"{fused.orbit_group} with {fused.padding_mode}", f"{group} with {padding_mode}"
+    maker = orbit_maker(network)
+    if maker is not None and (maker.orbit_group.name, maker.padding_mode) != (group.name, padding_mode):
+        theirs, ours = f"{maker.orbit_group} with {maker.padding_mode}", f"{group} with {padding_mode}"
         raise ValueError(f"network: makes the orbit of {theirs} padding, called for {ours}")
 
     def run(images: Tensor) -> Tensor:
-        output = lazy_orbit.run(network, images, group, padding_mode) if fused is None else fused(images)
+        output = lazy_orbit.run(network, images, group, padding_mode) if maker is None else network(images)
         vectors = _vectors_of(output)
         rows = group.order * images.shape[0]
         if not isinstance(vectors, Tensor) or vectors.dim() != 2 or vectors.shape[0] != rows:

@@ -33,7 +33,7 @@ ARROWS = {
     "flops": "ops schemas",
     "scores": "checks dtypes",
     "preprocess": "checks groups reference",
-    "losses": "checks choice dtypes groups lazy_orbit ops",
+    "losses": "checks choice dtypes groups lazy_orbit ops orbit_vectors",
     "estimators": "choice dtypes groups ops",
     "targets": "checks dtypes geometry groups ops",
     "canonical_form": "checks groups losses ops targets",
@@ -45,6 +45,8 @@ ARROWS = {
     "orbit_vectors",
     "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
     "info": "backends kernels.host",
+    "datasets": "canonical_form canonicalize groups nn ops scores targets",
+    "command": "datasets info",
 }
 
 FILES = {

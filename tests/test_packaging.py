@@ -172,6 +172,12 @@ def test_pure_wheel_computes(pure_wheel):
     assert result.returncode == 0 and "RuntimeWarning" not in result.stderr, result.output  # it was asked for
 
 
+def test_the_console_command_is_installed(pure_wheel):
+    target = pure_wheel[2]
+    told = run([sys.executable, target / "bin" / "equifast", "--version"], cwd=target.parent, PYTHONPATH=str(target))
+    assert told.returncode == 0 and told.stdout.strip() in pure_wheel[0].name, told.output
+
+
 def test_the_description_on_an_index_has_no_relative_links(pure_wheel):
     with zipfile.ZipFile(pure_wheel[0]) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import checks, lazy_orbit
 from ..groups import Group, as_group
-from ..orbit_vectors import makes_orbit
+from ..orbit_vectors import orbit_maker
 
 
 class FusedNetwork(nn.Module):
@@ -55,6 +55,6 @@ def fuse_first_layer(
     """
     if not callable(network):
         raise TypeError(f"network: expected a callable, got {type(network).__name__}")
-    if makes_orbit(network):
-        raise ValueError(f"network: makes the orbit of {network.orbit_group} already")
+    if (maker := orbit_maker(network)) is not None:
+        raise ValueError(f"network: makes the orbit of {maker.orbit_group} already")
     return FusedNetwork(network, group, padding_mode)

@@ -1,0 +1,1 @@
+"""What several processes cost and gain: the tables of docs/many_machines.md."""

@@ -1,0 +1,98 @@
+"""``python -m benchmarks.machines [--write] [--quick]``: the tables of docs/many_machines.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from . import data_sets, training
+from .training import Setting
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "many_machines.md"
+
+#: What a step needs, as images, group and processes grow by turns.
+STEPS = [
+    Setting("none", 1, "C4", 16),
+    Setting("none", 1, "C4", 32),
+    Setting("none", 1, "C8", 16),
+    Setting("none", 1, "D8", 16),
+    Setting("DDP", 2, "C4", 16),
+    Setting("DDP", 2, "C4", 32),
+    Setting("DDP", 2, "C8", 32),
+    Setting("DDP", 2, "D8", 32),
+    Setting("FSDP2", 2, "C4", 32),
+    Setting("FSDP2", 2, "D8", 32),
+]
+
+
+def share(setting: Setting) -> float:
+    """What each process sends in a step, on paper, as a multiple of all weights."""
+    part = (setting.processes - 1) / setting.processes
+    return {"none": 0, "DDP": 2, "FSDP2": 3}[setting.wrapper] * part
+
+
+def steps_table(quick: bool) -> str:
+    lines = [
+        "| wrapper | processes | group | images a step | peak, MiB | kept, MiB | sent, MiB | sent on paper, MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    settings = STEPS[:1] + STEPS[4:5] if quick else STEPS
+    for setting, found in zip(settings, training.measure(settings, 3), strict=True):
+        sent = "–" if found.sent is None else f"{found.sent:.2f}"
+        lines.append(
+            f"| {setting.wrapper} | {setting.processes} | {setting.group} | {setting.images} | {found.peak:.0f} | "
+            f"{found.kept:.2f} | {sent} | {share(setting) * found.weights:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def rates_table(quick: bool) -> str:
+    """Least processor time of some rounds, in which one and two processes take turns."""
+    rounds, count, images = (1, 20, 32) if quick else (3, 80, 32)
+    lines = ["| work | 1 process, ms an image | 2 processes, ms an image | gain on two cores |", "|---|---|---|---|"]
+    ways = [Setting(wrapper, n, group, images) for group in ("C4", "D8") for wrapper, n in (("none", 1), ("DDP", 2))]
+    found = training.measure(ways * rounds, 3)
+    for first in range(0, len(ways), 2):
+        # Both processes of a step work alike.
+        one, two = (min(each.seconds for each in found[i :: len(ways)]) for i in (first, first + 1))
+        lines.append(_row(f"training step, {ways[first].group}", one / images, 2 * two / images))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data_sets.draw(folder / "in", count)
+        one, two = (
+            min(data_sets.seconds(folder / "in", folder / f"{n}-{i}", "C4", n) for i in range(1 if quick else 2))
+            for n in (1, 2)
+        )
+        lines.append(_row("`equifast canonicalize`, C4", one / count, two / count))
+    return "\n".join(lines)
+
+
+def _row(work: str, one: float, two: float) -> str:
+    return f"| {work} | {1000 * one:.1f} | {1000 * two:.1f} | {2 * one / two:.2f}× |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="into docs/many_machines.md")
+    parser.add_argument("--quick", action="store_true", help="a few, to see that it runs")
+    options = parser.parse_args()
+    when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    about = f"torch {torch.__version__}, {os.cpu_count()} cores, one thread for each process, gloo, {when}."
+    tables = {"steps": steps_table(options.quick), "rates": rates_table(options.quick)}
+    for name, table in tables.items():
+        print(f"{table}\n\n{about}\n")
+        if options.write:
+            page = PAGE.read_text()
+            begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+            assert begin in page and end in page
+            PAGE.write_text(re.sub(f"{begin}.*{end}", f"{begin}\n{table}\n\n{about}\n{end}", page, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    main()
