@@ -19,7 +19,7 @@ import torch
 from equifast import backends
 
 from . import ops, pipeline
-from .harness import report, results
+from .harness import nvidia_smi, report, results
 from .harness.measure import COMPILE, EXPORTED, Options, reason
 
 #: What can be measured: a file of `pipeline` or of `ops` each.
@@ -74,9 +74,14 @@ def dry_run(only: tuple[str, ...]) -> int:
 
 
 def measure(
-    options: Options, store: Callable[[list[results.Row], list[results.Row]], None] = lambda rows, verdicts: None
+    options: Options,
+    store: Callable[[list[results.Row], list[results.Row]], None] = lambda rows, verdicts: None,
+    done: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[results.Row], list[results.Row]]:
-    """All rows and verdicts; a measure that fails as a whole says so in a row. ``store`` gets what there is so far."""
+    """All rows and verdicts; a measure that fails as a whole says so in a row.
+
+    ``store`` gets what there is so far, and ``done`` the name of each measure right after it.
+    """
     rows, verdicts = [], []
     for name in options.only or MEASURES:
         begin = time.perf_counter()
@@ -88,6 +93,7 @@ def measure(
                 torch.compiler.reset()
         except Exception as error:
             rows.append({"measure": name, "setting": "all", "contender": "all", "error": reason(error)})
+        done(name)
         options.log(f"{name}: {time.perf_counter() - begin:.0f} s")
         store(rows, verdicts)
     return rows, verdicts
@@ -118,7 +124,12 @@ def main(given: list[str] | None = None) -> int:
         if so_far is not None:
             write(so_far, run)
 
-    measure(options, store)
+    def look(when: str) -> None:
+        if device.type == "cuda":
+            run.setdefault("states", []).append(nvidia_smi.state(device, when))
+
+    look("before")
+    measure(options, store, lambda name: look(f"after {name}"))
     if found := results.configurations():
         run["configurations"] = found
     print(report.page([run]))

@@ -19,9 +19,6 @@ from benchmarks.harness.measure import (
     Case,
     Contender,
     Options,
-    Spread,
-    Timings,
-    Work,
     direct,
     largest_difference,
     run,
@@ -29,6 +26,7 @@ from benchmarks.harness.measure import (
 from benchmarks.harness.network import ConvNetwork, resnet50
 from benchmarks.harness.settings import CROP, GROUPS, Setting, further, headline, quick, tiny, weights
 from benchmarks.harness.targets import TARGETS, Target
+from benchmarks.harness.timings import Spread, Timings, Work
 from benchmarks.ops import act, crop_resize, estimator, orbit, orbit_conv2d, orbit_scores
 from benchmarks.pipeline import canonicalize, memory, training, vectors
 from equifast.nn import CropResize
@@ -183,7 +181,7 @@ def test_every_target_of_a_device_is_judged_there(kind, monkeypatch):
     """Measures are run without running anything: every contender takes a millisecond."""
 
     def at_once(case, options):
-        return Timings({c.name: [1.0] for c in case.contenders}, work=case.work)
+        return Timings({c.name: [1.0] for c in case.contenders}, work=case.work).settle()
 
     for module in cli.MEASURES.values():
         if getattr(module, "run", None) is run:
@@ -447,11 +445,6 @@ def test_acts_agree():
     for other in others:
         torch.testing.assert_close(other, first, atol=1e-5, rtol=0)
     torch.testing.assert_close(eager.act_by_element(others[0], element, "D4", inverse=False), x)
-
-
-def test_the_longer_limit_is_the_limit():
-    found = orbit_conv2d.one_limit(Timings({"limit: copy": [1.0], "limit: product": [2.0]}))
-    assert (found.times, found.notes) == ({"limit": [2.0]}, {"limit": "product"})
 
 
 def test_resnet50_is_the_usual_one():

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from . import nvidia_smi
 from .results import ROOT, Row, is_ours, is_rival
 from .targets import TARGETS
 
@@ -68,11 +69,17 @@ is `canonicalize` as a share of one ResNet-50 forward pass. *Straight-through*: 
 resolution from forward to backward; *eager, nothing kept* makes it again, as equifast does.
 
 On a GPU times are the device's, of calls enqueued in a loop; *CUDA graph* is the device's time for calls recorded in a
-graph, without what the host takes to enqueue them, and *host overhead* that time of the host alone. Each row has what
-it reaches in bytes (those that must be read and written, once each) and operations a second, and as a share of the
-speed of the limit, which there is a copy that moves as many bytes. Convolutions may use TF32, as PyTorch has it by
-default, and so does the product that limits them. equiadapt's grids for bfloat16 images are in bfloat16, off by pixels:
-its outputs are not compared there. `python -m benchmarks --dry-run` runs all of that on tiny images without a GPU.
+graph, without what the host takes to enqueue them, and *host overhead* that time of the host alone. *Cold*: copies of
+the inputs take turns, so many that their bytes pass through the L2 cache twice before a copy has its turn again, and
+outputs are kept as long; so a call reads from memory, as one does to which a data loader or a network has just brought
+the next batch. That is what targets are judged by. *Warm*: the same inputs again and again; where they fit into the L2,
+that hides the memory. Each ratio, and each share of the limit, is of two cold times or of two warm ones. Each row has
+what it reaches in bytes (those that must be read and written, once each) and operations a second, and as a share of the
+speed of the limit. That is there the quickest copy that moves as many bytes: `clone`, `x + 0`, or a Triton kernel that
+does nothing else; for `orbit` also `repeat`. Clocks, power and driver are told before the run and after each measure.
+Convolutions may use TF32, as PyTorch has it by default, and so does the product that limits them. equiadapt's grids for
+bfloat16 images are in bfloat16, off by pixels: its outputs are not compared there. `python -m benchmarks --dry-run`
+runs all of that on tiny images without a GPU.
 """
 
 
@@ -132,9 +139,11 @@ def conditions(run: dict) -> str:
     )
     if gpu := c.get("gpu"):
         text += (
-            f" {gpu['memory_gib']} GiB, {gpu['processors']} processors; CUDA {gpu['cuda']}, driver {gpu['driver']}; "
+            f" {gpu['memory_gib']} GiB, {gpu['processors']} processors, {gpu['l2_mib']} MiB of L2; CUDA {gpu['cuda']}; "
             f"convolutions in {'TF32' if gpu['tf32_convolutions'] else 'float32'}."
         )
+    if states := run.get("states"):
+        text += f" {nvidia_smi.summary(states)}"
     return text + (" **A quick run on an eighth of the batch: not for publication.**\n" if c["quick"] else "\n")
 
 
@@ -158,15 +167,24 @@ def unmeasured() -> str:
 
 
 def contenders(rows: list[Row]) -> str:
-    def cells(row: Row) -> tuple[str, ...]:
+    """On a GPU with a column for cold inputs and one for warm ones, each with its multiple of ours."""
+    columns = {"cold": None, "warm": "warm"} if any("warm" in row for row in rows) else {"time or size": None}
+
+    def cells(row: Row) -> list[str]:
         name = f"**{row['contender']}**" if is_ours(row["contender"]) else row["contender"]
         if "error" in row:
-            return row["setting"], name, "–", "–", row["error"]
-        ratio = spread(row["ratio"], 1.0, "×") if "ratio" in row else ""
-        notes = ", ".join(filter(None, (row.get("note"), rates(row))))
-        return row["setting"], name, spread(row, 1.0, f" {row['unit']}"), ratio, notes
+            return [row["setting"], name, *["–"] * (2 * len(columns)), row["error"]]
+        measured, notes = [], []
+        for label, key in columns.items():
+            found = row[key] if key else row
+            ratio = spread(found["ratio"], 1.0, "×") if "ratio" in found else ""
+            measured += [spread(found, 1.0, f" {row['unit']}"), ratio]
+            note = ", ".join(filter(None, (found.get("note"), rates(found))))
+            notes += [f"{label}: {note}" if key else note] * bool(note)
+        return [row["setting"], name, *measured, "; ".join(notes)]
 
-    return table(("setting", "contender", "time or size", "multiple of ours", "note"), map(cells, rows))
+    head = [word for label in columns for word in (label, "multiple of ours")]
+    return table(("setting", "contender", *head, "note"), map(cells, rows))
 
 
 def shortcomings(run: dict) -> str:
@@ -185,17 +203,19 @@ def losses(run: dict) -> str:
 
     Beyond noise: in three quarters of the rounds it took less than ours.
     """
-    behind = [row for row in run["rows"] if is_rival(row) and row["ratio"]["median"] < 1]
-    clear = [row for row in behind if row["ratio"]["q3"] < 1]
+    rivals = [(row, row["ratio"], "") for row in run["rows"] if is_rival(row)]
+    rivals += [(row, row["warm"]["ratio"], " with warm inputs") for row, *_ in rivals if "warm" in row]
+    behind = [each for each in rivals if each[1]["median"] < 1]
+    clear = [each for each in behind if each[1]["q3"] < 1]
     lines = [
-        f"* {row['contender']}: {row['measure']}, {row['setting']}: it needs {spread(row['ratio'], 1.0, '×')} of our "
+        f"* {row['contender']}: {row['measure']}, {row['setting']}: it needs {spread(ratio, 1.0, '×')} of our "
         + ("memory" if row["unit"] == "MiB" else "time")
-        for row in clear
+        + how
+        for row, ratio, how in clear
     ]
-    rivals = sum(is_rival(row) for row in run["rows"])
     counted = (
-        f"{len(clear)} of {rivals} rows of other contenders, beyond noise: the upper quartile of the multiple of ours "
-        f"is below 1. In {len(behind) - len(clear)} more only the median is."
+        f"{len(clear)} of {len(rivals)} rows of other contenders, beyond noise: the upper quartile of the multiple of "
+        f"ours is below 1. In {len(behind) - len(clear)} more only the median is."
     )
     return "\n".join([counted, *([""] if lines else []), *lines]) + "\n"
 

@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 
 from ..harness import contenders
-from ..harness.measure import Options, Timings, Unavailable, reason
+from ..harness.measure import Options, Unavailable, reason
 from ..harness.results import ROOT, Row, rows, verdicts
 from ..harness.settings import Setting
+from ..harness.timings import Timings
 
 MEASURE = "training step, peak memory"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import triton
 import triton.language as tl
+from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.compiled import triton_kernels
 from benchmarks.compiled.triton_kernels import ARCHS, MATRIX, Row, Work
+from benchmarks.harness import copy_kernel
 
 from ..fake_gpu import SHARED
 
@@ -95,6 +98,16 @@ def many_at_once(out, x, SIZE: tl.constexpr):
     tl.debug_barrier()
     other = tl.load(x + i + tl.sum(value, 0).to(tl.int32))
     tl.store(out + i, value * tl.sum(other, 0) + other)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_copy_of_the_limit_moves_16_bytes_at_once(arch):
+    signature = {"out": "*fp32", "source": "*fp32", "count": "i32", "BLOCK": "constexpr"}
+    aligned = {(i,): [["tt.divisibility", 16]] for i in range(3)}
+    source = ASTSource(copy_kernel.copy_block, signature, {(3,): copy_kernel.BLOCK}, aligned)
+    ptx = triton.compile(source, GPUTarget("cuda", arch, 32), {"num_warps": copy_kernel.WARPS}).asm["ptx"]
+    moves = re.findall(r"\b((?:ld|st)\.global\S*)", ptx)
+    assert len(moves) == 8 and all(move.endswith(".v4.b32") for move in moves)
 
 
 def compile_here(size: int, arch: int) -> Row:
