@@ -176,8 +176,8 @@ def test_targets_are_each_for_something_measured():
     assert Target("a", ("b",), 1.0, 2.0).number("cuda") == 2.0
 
 
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_every_target_of_a_device_is_judged_there(kind, monkeypatch):
+@pytest.fixture
+def at_once(monkeypatch):
     """Measures are run without running anything: every contender takes a millisecond."""
 
     def at_once(case, options):
@@ -188,6 +188,21 @@ def test_every_target_of_a_device_is_judged_there(kind, monkeypatch):
             monkeypatch.setattr(module, "run", at_once)
     monkeypatch.setattr(memory, "in_subprocess", lambda *args: 1.0)
     monkeypatch.setattr(eager, "quickest_act", lambda *args: eager.act_by_grid)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_first_run_has_the_main_setting_of_each_measure(kind, at_once):
+    every, first = (cli.measure(Options(CPU, 1, dry=kind == "cuda", first=first))[0] for first in (False, True))
+    assert [row for row in every if row in first] == first
+    assert {row["measure"] for row in first} == {row["measure"] for row in every}
+    for measure in {row["measure"] for row in first}:
+        (group,) = {row["group"] for row in first if row["measure"] == measure}
+        assert group == next(row["group"] for row in every if row["measure"] == measure)
+    assert len(first) < len(every) / 2
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_every_target_of_a_device_is_judged_there(kind, at_once):
     rows, verdicts = cli.measure(Options(CPU, 1, dry=kind == "cuda"))
     assert not [row for row in rows if "error" in row]
     wanted = [t for t in TARGETS if t.number(kind) is not None]

@@ -12,10 +12,10 @@ On a GPU a contender has two turns in a round: cold, which counts, and warm (see
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -33,6 +33,8 @@ EXPORTED = ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 #: A timed block of calls lasts about this long, so that the clock's and the scheduler's grain don't matter.
 BLOCK_MS = 20.0
 MAX_REPEATS = 200
+
+Chosen = TypeVar("Chosen")
 
 #: Takes the inputs of a round, does what shall not be timed, returns what shall.
 Bind = Callable[..., Thunk]
@@ -74,7 +76,10 @@ class Case:
 
 @dataclass
 class Options:
-    """``dry``: what a GPU would measure, shrunk, on CPU tensors, by interpreted kernels, once."""
+    """``dry``: what a GPU would measure, shrunk, on CPU tensors, by interpreted kernels, once.
+
+    ``first``: of each measure its first setting alone, which is the main one.
+    """
 
     device: torch.device
     rounds: int = 7
@@ -82,6 +87,7 @@ class Options:
     only: tuple[str, ...] = ()
     log: Callable[[str], None] = lambda line: None
     dry: bool = False
+    first: bool = False
 
     @property
     def kind(self) -> str:
@@ -90,6 +96,10 @@ class Options:
 
     def batch(self, cpu: int = 64, cuda: int = 256) -> int:
         return cpu if self.kind == "cpu" else cuda
+
+    def chosen(self, settings: Iterable[Chosen]) -> list[Chosen]:
+        """Those that are measured, out of all that a measure has."""
+        return list(settings)[: 1 if self.first else None]
 
     def setting(self, setting: Setting) -> Setting:
         return tiny(setting) if self.dry else quick(setting) if self.quick else setting

@@ -25,7 +25,7 @@ ELEMENTS = {
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
     for name, groups in ELEMENTS.items():
-        for group, ids in groups.items():
+        for group, ids in options.chosen(groups.items()):
             setting = options.setting(Setting(group, batch=options.batch(), layers=0))
             options.log(f"{name}: {setting}")
             timings = run(case(name, setting, ids, options.device), options)

@@ -27,12 +27,13 @@ BACKWARD = "crop_resize, backward"
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
     batch = options.batch()
-    for setting in (
+    settings = [
         Setting("C4", batch=batch, layers=0),
         Setting("C4", batch=batch, layers=0, layout="channels_last"),
         Setting("C4", batch=batch, layers=0, dtype="bfloat16"),
         Setting("C4", batch=1, size=1024, layers=0, label="SAM"),
-    ):
+    ]
+    for setting in options.chosen(settings):
         setting = options.setting(setting)
         for name, make in ((FORWARD, forward), (BACKWARD, backward)):
             options.log(f"{name}: {setting}")

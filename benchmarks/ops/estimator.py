@@ -25,7 +25,7 @@ NOTHING_KEPT = "eager, nothing kept"
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for group in GROUPS:
+    for group in options.chosen(GROUPS):
         setting = options.setting(Setting(group, batch=options.batch(), layers=0))
         for name in (BACKWARD, BOTH):
             options.log(f"{name}: {setting}")

@@ -19,7 +19,7 @@ MEASURE = "orbit"
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for group in GROUPS:
+    for group in options.chosen(GROUPS):
         setting = options.setting(Setting(group, batch=options.batch(), size=96, layers=0))
         options.log(f"{MEASURE}: {setting}")
         timings = run(case(setting, options.device), options)

@@ -35,7 +35,7 @@ def layers(options: Options) -> list[tuple[Setting, int, int, int]]:
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for setting, channels, kernel, stride in layers(options):
+    for setting, channels, kernel, stride in options.chosen(layers(options)):
         setting = options.setting(setting)
         for name, make in ((FORWARD, forward), (BACKWARD, backward)):
             options.log(f"{name}: {setting}")

@@ -50,7 +50,7 @@ def calls(setting: Setting) -> dict[str, tuple[Callable[..., tuple[Tensor, ...]]
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
     if options.kind == "cpu":
         return
-    for name in calls(Setting("C4")):
+    for name in options.chosen(calls(Setting("C4"))):
         setting = options.setting(Setting("C4", batch=4, size=32, layers=0, label=name))
         options.log(f"{MEASURE}: {setting}")
         timings = run(case(setting, options.device), options)

@@ -24,7 +24,7 @@ SUFFIX = ": network"
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for setting in headline(options.kind) + further():
+    for setting in options.chosen(headline(options.kind) + further()):
         if options.dry and setting.group != "C4" and (setting.dtype == "float32") != (setting.layout == "NCHW"):
             continue
         setting = options.setting(setting)

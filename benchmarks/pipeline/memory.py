@@ -30,7 +30,7 @@ MEASURE = "training step, peak memory"
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
     names = [name for name in contenders.pipelines(options.device) if name != "compile"]
-    for group in ("C4",) if options.quick or options.dry else ("C4", "D4"):
+    for group in options.chosen(("C4",) if options.quick or options.dry else ("C4", "D4")):
         setting = options.setting(Setting(group, batch=options.batch()))
         options.log(f"{MEASURE}: {setting}")
         found = Timings()

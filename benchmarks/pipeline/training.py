@@ -38,7 +38,7 @@ DRAWN, BY_ANGLE = 0.1, 0.2
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for group in GROUPS:
+    for group in options.chosen(GROUPS):
         setting = options.setting(Setting(group, batch=options.batch()))
         options.log(f"{MEASURE}: {setting}")
         timings = run(case(setting, options.device), options)
