@@ -1,11 +1,6 @@
 """Every Triton kernel and configuration, compiled for architectures that are not here."""
 
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import triton
@@ -19,22 +14,10 @@ from benchmarks.harness import copy_kernel
 
 from ..fake_gpu import SHARED
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(triton.knobs.runtime.interpret, reason="the interpreter compiles nothing"),
 ]
-
-
-@pytest.fixture(scope="session")
-def rows(tmp_path_factory) -> list[Row]:
-    """In a process of its own: there the tensors' device is a driver that is none. All that there is in one third of
-    the time; ``python -m benchmarks.compiled.triton_kernels`` takes all architectures for each."""
-    file = tmp_path_factory.mktemp("compiled") / "rows.json"
-    command = [sys.executable, "-m", "benchmarks.compiled.triton_kernels", "--in-turn", "--json", file]
-    run = subprocess.run(command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True)
-    assert file.exists(), f"exit status {run.returncode}: {run.stdout[-1000:]}{run.stderr[-4000:]}"
-    return [Row(**row) for row in json.loads(file.read_text())]
 
 
 def lines(rows: list[Row]) -> str:
