@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as cli
-from benchmarks.harness import cache, clocks, floor, limits, measure, nvidia_smi, report, results
+from benchmarks.harness import cache, clocks, eager, floor, limits, measure, nvidia_smi, report, results
 from benchmarks.harness.measure import Case, Contender, Options, run
 from benchmarks.harness.settings import Setting
 from benchmarks.harness.timings import Timings, Work
@@ -124,6 +124,27 @@ def test_the_cache_is_read_over_twice_to_flush_it(monkeypatch):
     assert cache._elsewhere(CPU).nbytes == 2 * L2
     cache.flush(CPU)
     cache._elsewhere.cache_clear()
+
+
+class OnGpu(torch.Tensor):
+    """A tensor on the CPU that says it were on a GPU."""
+
+    device = CUDA
+
+
+@pytest.mark.parametrize(("share", "chosen"), [(1.2, "elsewhere"), (1.3, "twice")])
+def test_the_quickest_way_is_the_one_with_cold_inputs(gpu, share, chosen):
+    """Reading cold inputs twice costs as much as reading 1.25 of them elsewhere; of warm ones, half of them."""
+    x = torch.zeros(L2 // 4, dtype=torch.uint8).as_subclass(OnGpu)
+    assert 1.2 < 1 + HIT < 1.3
+
+    def twice(x):
+        gpu.touch(x, x)
+
+    def elsewhere(x):
+        gpu.run(next(gpu.addresses), int(share * x.nbytes))
+
+    assert eager.quickest({"twice": twice, "elsewhere": elsewhere}, x)[0] == chosen
 
 
 def test_the_time_of_the_host_is_neither_cold_nor_warm(gpu):

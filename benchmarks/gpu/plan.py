@@ -31,6 +31,7 @@ TESTS = {
     "streams": ("test_streams.py", ""),
     "overhead": ("test_overhead.py", ""),
     "memory": ("test_memory.py", ""),
+    "timing": ("test_timing.py", ""),
     "configurations": ("test_configurations.py", "not real"),
     "configurations-float32": ("test_configurations.py", "real and float32"),
     "configurations-bfloat16": ("test_configurations.py", "real and bfloat16"),
