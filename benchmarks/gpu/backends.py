@@ -22,7 +22,7 @@ from equifast import backends
 from equifast.groups import as_group
 from equifast.ops import registry
 
-from ..harness import results
+from ..harness import nvidia_smi, results
 from ..harness.measure import Case, Contender, Options, largest_difference, run
 from ..harness.settings import Setting
 from ..harness.timings import Spread, Timings
@@ -228,8 +228,11 @@ def main(given: list[str] | None = None) -> int:
     device = torch.device("cpu" if chosen.dry_run else "cuda")
     rounds = 1 if chosen.dry_run else chosen.rounds
     options = Options(device, rounds, log=lambda line: print(line, file=sys.stderr, flush=True), dry=chosen.dry_run)
+    states = [] if options.dry else [nvidia_smi.state(device, "before")]
     lines, failures = measure(options, only)
     print("\n".join([*lines, *(f"failed: {line}" for line in failures)]))
+    if states:
+        print(nvidia_smi.summary([*states, nvidia_smi.state(device, "after")]))
     print(f"{len(lines)} problems timed, {len(failures)} failures.")
     return 1 if failures else 0
 

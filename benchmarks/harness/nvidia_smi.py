@@ -42,7 +42,7 @@ def fields(uuid: str) -> State:
     """Of the GPU of this id, or, where nvidia-smi doesn't know it by that, of the only one."""
     found = dict.fromkeys(FIELDS, NOT_TOLD)
     try:
-        for which in (["-i", f"GPU-{uuid}"], []):
+        for which in (["-i", f"GPU-{uuid.removeprefix('GPU-')}"], []):
             if values := _ask(FIELDS, which):
                 return dict(zip(FIELDS, values, strict=True))
             # One field that this version doesn't know makes it refuse all.
