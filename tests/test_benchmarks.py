@@ -519,6 +519,11 @@ def test_what_is_no_rival_is_never_ahead():
     assert not results.is_rival({"contender": "eager", "error": "none"})
 
 
+def test_report_tells_what_was_cut_off(stored):
+    assert "Cut off before the end: act, orbit." in report.conditions(stored | {"unfinished": ["act", "orbit"]})
+    assert "Cut off" not in report.conditions(stored | {"unfinished": []})
+
+
 def test_report_drops_the_empty_gpu_section_once_there_is_one(stored):
     gpu = {"conditions": stored["conditions"] | {"kind": "cuda", "device": "A GPU"}, "rows": [], "verdicts": []}
     assert "not yet measured" not in report.page([stored, gpu])

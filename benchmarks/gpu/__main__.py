@@ -119,13 +119,14 @@ def told(record: dict, out: Path) -> str:
 def merge(out: Path) -> None:
     """The measures' files as one, such as a full run of ``python -m benchmarks`` writes.
 
-    Of a measure that was cut off, what it had stored until then.
+    Of a measure whose last run was cut off, what that had stored until then.
     """
-    files = {path.with_suffix(""): path for path in sorted(out.glob(f"benchmarks/*/*{UNFINISHED}"))}
-    files |= {path.with_suffix(""): path for path in sorted(out.glob("benchmarks/*/*.json"))}
+    found = sorted(path for suffix in (".json", UNFINISHED) for path in out.glob(f"benchmarks/*/*{suffix}"))
+    files = {path.parent.name: path for path in sorted(found, key=lambda path: path.suffix == UNFINISHED)}
     parts = [json.loads(files[name].read_text()) for name in sorted(files)]
     if parts:
-        whole = {"conditions": parts[0]["conditions"]}
+        unfinished = [name for name in sorted(files) if files[name].suffix == UNFINISHED]
+        whole = {"conditions": parts[0]["conditions"], "unfinished": unfinished}
         whole |= {key: [row for part in parts for row in part.get(key, [])] for key in ("rows", "verdicts", "states")}
         whole["states"].sort(key=lambda state: state["at"])
         whole["configurations"] = {}

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from equifast import backends
 
-from .measure import Bind, Contender, Thunk, direct
+from .cache import Thunk
+from .measure import Bind, Contender, direct
 from .timings import LIMIT, PRODUCT
 
 
@@ -24,6 +25,7 @@ def by_kernel(source: Tensor) -> Tensor:
     return copy(source)
 
 
+#: Ways to copy a contiguous tensor of float32 to new memory.
 COPIES: dict[str, Callable[[Tensor], Tensor]] = {
     "clone": torch.clone,
     "x + 0": lambda source: source + 0,

@@ -91,6 +91,8 @@ def conditions(run: dict) -> str:
         )
     if states := run.get("states"):
         text += f" {nvidia_smi.summary(states)}"
+    if unfinished := run.get("unfinished"):
+        text += f" Cut off before the end: {', '.join(unfinished)}."
     return text + (" **A quick run on an eighth of the batch: not for publication.**\n" if c["quick"] else "\n")
 
 
