@@ -3,11 +3,14 @@
 # make test-library, test-reference, test-kernels, test-emulation, test-compiled, test-peers: its parts, each a process for
 # one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
 # make test-ptx: the laws of every op on the PTX of the CUDA kernels and of Triton's. Of its parts, make test runs test-ptx-few.
+# make test-compiled-newest: all Triton kernels, compiled by the newest Triton. make test-compiled compiles some by it.
 # make paper: the paper's experiments, about an hour; PAPER=--quick: a few minutes. What has a result isn't run again.
 # make gpu: all that needs a GPU, with the torch that $(PYTHON) has, else with that of .venv; GPU='--dry-run' needs none.
 
 TORCH := torch==2.13.0
 TRITON := triton==3.6.0
+NEWEST_TRITON := triton==3.9.0
+NEWEST := $(CURDIR)/.venv/newest-triton
 # Pinned, because another release may find fault with old lines. .pre-commit-config.yaml names the same clang-format.
 CLANG_FORMAT := clang-format==20.1.8
 MYPY := 'mypy==2.4.*'
@@ -17,7 +20,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
 PARTS := test-library test-emulation test-ptx-few test-peers test-reference test-compiled
-.PHONY: test test-kernels test-ptx $(PARTS) demo pictures paper bench gpu wheel lint clean
+.PHONY: test test-kernels test-ptx test-compiled-newest $(PARTS) demo pictures paper bench gpu wheel lint clean
 
 # Two parts at a time. The first needs no peers, which are installed meanwhile. The longest is next. The last runs compilers
 # on all cores, so none is idle at the end.
@@ -29,8 +32,11 @@ test: .venv/numpy
 test-library: .venv/peers
 	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m pytest --ignore=tests/peers --ignore=tests/compiled
 
-test-compiled: .venv/native
-	$(PY) -m pytest tests/compiled
+test-compiled: .venv/native .venv/newest
+	EQUIFAST_NEWEST_TRITON=$(NEWEST) $(PY) -m pytest tests/compiled
+
+test-compiled-newest: .venv/native .venv/newest
+	PYTHONPATH=$(NEWEST) $(PY) -m pytest tests/compiled/test_triton_kernels.py
 
 test-peers: .venv/peers
 	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m pytest tests/peers
@@ -118,6 +124,11 @@ lint: .venv/lint
 # else, so tests can run while they are installed.
 .venv/numpy: .venv/native benchmarks/requirements.txt
 	$(PIP) $$(grep -E '^(numpy|onnx)==' benchmarks/requirements.txt)
+	touch $@
+
+# The newest Triton, in a folder of its own: the kernels are compiled by both.
+.venv/newest: .venv/tools
+	$(PIP) --no-deps --upgrade --target $(NEWEST) $(NEWEST_TRITON)
 	touch $@
 
 .venv/demo: .venv/native

@@ -19,7 +19,7 @@ import torch
 from equifast import backends
 
 from . import ops, pipeline
-from .harness import report, results
+from .harness import nvidia_smi, report, results
 from .harness.measure import COMPILE, EXPORTED, Options, reason
 
 #: What can be measured: a file of `pipeline` or of `ops` each.
@@ -41,6 +41,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks of equifast.")
     parser.add_argument("--only", default="", help=f"comma-separated, of {', '.join(MEASURES)}; default: all")
     parser.add_argument("--rounds", type=int, help="timed rounds (default 7; 3 with --quick)")
+    parser.add_argument("--first", action="store_true", help="of each measure its first setting alone, the main one")
     parser.add_argument("--quick", action="store_true", help="an eighth of the batch, no torch.compile: a minute")
     parser.add_argument(
         "--dry-run",
@@ -58,12 +59,14 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def dry_run(only: tuple[str, ...]) -> int:
+def dry_run(only: tuple[str, ...], first: bool = False) -> int:
     """1 if anything failed. Times are of the interpreter and mean nothing."""
     from .gpu import interpreted
 
     interpreted.patch()
-    options = Options(torch.device("cpu"), 1, only=only, log=lambda line: print(line, file=sys.stderr), dry=True)
+    options = Options(
+        torch.device("cpu"), 1, only=only, log=lambda line: print(line, file=sys.stderr), dry=True, first=first
+    )
     rows, verdicts = measure(options)
     failed = [row for row in rows if "error" in row and not row["contender"].startswith(OTHERS)]
     failed += [v for v in verdicts if v["met"] is None and not v["error"].startswith(OTHERS)]
@@ -74,9 +77,14 @@ def dry_run(only: tuple[str, ...]) -> int:
 
 
 def measure(
-    options: Options, store: Callable[[list[results.Row], list[results.Row]], None] = lambda rows, verdicts: None
+    options: Options,
+    store: Callable[[list[results.Row], list[results.Row]], None] = lambda rows, verdicts: None,
+    done: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[results.Row], list[results.Row]]:
-    """All rows and verdicts; a measure that fails as a whole says so in a row. ``store`` gets what there is so far."""
+    """All rows and verdicts; a measure that fails as a whole says so in a row.
+
+    ``store`` gets what there is so far, and ``done`` the name of each measure right after it.
+    """
     rows, verdicts = [], []
     for name in options.only or MEASURES:
         begin = time.perf_counter()
@@ -88,6 +96,7 @@ def measure(
                 torch.compiler.reset()
         except Exception as error:
             rows.append({"measure": name, "setting": "all", "contender": "all", "error": reason(error)})
+        done(name)
         options.log(f"{name}: {time.perf_counter() - begin:.0f} s")
         store(rows, verdicts)
     return rows, verdicts
@@ -103,12 +112,14 @@ def main(given: list[str] | None = None) -> int:
     torch.set_num_threads(chosen.threads)
     warnings.filterwarnings("ignore", module="torch")
     if chosen.dry_run:
-        return dry_run(chosen.only)
+        return dry_run(chosen.only, chosen.first)
     device = chosen.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rounds = chosen.rounds or (3 if chosen.quick else 7)
-    options = Options(device, rounds, chosen.quick, chosen.only, lambda line: print(line, file=sys.stderr))
+    options = Options(
+        device, rounds, chosen.quick, chosen.only, lambda line: print(line, file=sys.stderr), first=chosen.first
+    )
     run = {"conditions": results.conditions(device, rounds, chosen.quick)}
-    complete = not chosen.quick and not chosen.only
+    complete = not (chosen.quick or chosen.first or chosen.only)
     folder = chosen.out or (report.RESULTS if complete else None)
     path = folder / f"{slug(device)}.json" if folder is not None else None
     so_far = path.with_suffix(UNFINISHED) if path is not None else None
@@ -118,7 +129,12 @@ def main(given: list[str] | None = None) -> int:
         if so_far is not None:
             write(so_far, run)
 
-    measure(options, store)
+    def look(when: str) -> None:
+        if device.type == "cuda":
+            run.setdefault("states", []).append(nvidia_smi.state(device, when))
+
+    look("before")
+    measure(options, store, lambda name: look(f"after {name}"))
     if found := results.configurations():
         run["configurations"] = found
     print(report.page([run]))

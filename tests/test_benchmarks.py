@@ -19,9 +19,6 @@ from benchmarks.harness.measure import (
     Case,
     Contender,
     Options,
-    Spread,
-    Timings,
-    Work,
     direct,
     largest_difference,
     run,
@@ -29,6 +26,7 @@ from benchmarks.harness.measure import (
 from benchmarks.harness.network import ConvNetwork, resnet50
 from benchmarks.harness.settings import CROP, GROUPS, Setting, further, headline, quick, tiny, weights
 from benchmarks.harness.targets import TARGETS, Target
+from benchmarks.harness.timings import Spread, Timings, Work
 from benchmarks.ops import act, crop_resize, estimator, orbit, orbit_conv2d, orbit_scores
 from benchmarks.pipeline import canonicalize, memory, training, vectors
 from equifast.nn import CropResize
@@ -178,18 +176,33 @@ def test_targets_are_each_for_something_measured():
     assert Target("a", ("b",), 1.0, 2.0).number("cuda") == 2.0
 
 
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_every_target_of_a_device_is_judged_there(kind, monkeypatch):
+@pytest.fixture
+def at_once(monkeypatch):
     """Measures are run without running anything: every contender takes a millisecond."""
 
     def at_once(case, options):
-        return Timings({c.name: [1.0] for c in case.contenders}, work=case.work)
+        return Timings({c.name: [1.0] for c in case.contenders}, work=case.work).settle()
 
     for module in cli.MEASURES.values():
         if getattr(module, "run", None) is run:
             monkeypatch.setattr(module, "run", at_once)
     monkeypatch.setattr(memory, "in_subprocess", lambda *args: 1.0)
     monkeypatch.setattr(eager, "quickest_act", lambda *args: eager.act_by_grid)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_first_run_has_the_main_setting_of_each_measure(kind, at_once):
+    every, first = (cli.measure(Options(CPU, 1, dry=kind == "cuda", first=first))[0] for first in (False, True))
+    assert [row for row in every if row in first] == first
+    assert {row["measure"] for row in first} == {row["measure"] for row in every}
+    for measure in {row["measure"] for row in first}:
+        (group,) = {row["group"] for row in first if row["measure"] == measure}
+        assert group == next(row["group"] for row in every if row["measure"] == measure)
+    assert len(first) < len(every) / 2
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_every_target_of_a_device_is_judged_there(kind, at_once):
     rows, verdicts = cli.measure(Options(CPU, 1, dry=kind == "cuda"))
     assert not [row for row in rows if "error" in row]
     wanted = [t for t in TARGETS if t.number(kind) is not None]
@@ -449,11 +462,6 @@ def test_acts_agree():
     torch.testing.assert_close(eager.act_by_element(others[0], element, "D4", inverse=False), x)
 
 
-def test_the_longer_limit_is_the_limit():
-    found = orbit_conv2d.one_limit(Timings({"limit: copy": [1.0], "limit: product": [2.0]}))
-    assert (found.times, found.notes) == ({"limit": [2.0]}, {"limit": "product"})
-
-
 def test_resnet50_is_the_usual_one():
     assert sum(p.numel() for p in resnet50().parameters()) == 25_557_032
 
@@ -509,6 +517,11 @@ def test_what_is_no_rival_is_never_ahead():
         assert not results.is_rival({"contender": contender} | ratio)
     assert results.is_rival({"contender": "onnxruntime"} | ratio)
     assert not results.is_rival({"contender": "eager", "error": "none"})
+
+
+def test_report_tells_what_was_cut_off(stored):
+    assert "Cut off before the end: act, orbit." in report.conditions(stored | {"unfinished": ["act", "orbit"]})
+    assert "Cut off" not in report.conditions(stored | {"unfinished": []})
 
 
 def test_report_drops_the_empty_gpu_section_once_there_is_one(stored):

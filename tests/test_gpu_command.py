@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 gpu = pytest.importorskip("benchmarks.gpu.__main__", reason="needs the source tree")
+plan = pytest.importorskip("benchmarks.gpu.plan", reason="needs the source tree")
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {step.name: step for step in gpu.steps()}
@@ -42,8 +43,8 @@ def record(folder):
 
 def test_every_file_of_tests_has_a_step_for_each_backend():
     files = {path.name for path in (ROOT / "tests/gpu").glob("test_*.py")}
-    assert {file for file, _ in gpu.TESTS.values()} == files
-    named = {b: {w for s in STEPS.values() if s.name.startswith(f"tests-{b}-") for w in s.command} for b in gpu.BOTH}
+    assert {file for file, _ in plan.TESTS.values()} == files
+    named = {b: {w for s in STEPS.values() if s.name.startswith(f"tests-{b}-") for w in s.command} for b in plan.BOTH}
     assert {f"tests/gpu/{file}" for file in files} <= named["triton"]
     assert {f"tests/gpu/{file}" for file in files - {"test_configurations.py"}} <= named["cuda"]
 
@@ -54,6 +55,43 @@ def test_steps_have_names_of_their_own_and_a_form_without_a_gpu():
         assert found.dry and found.command[0] in (gpu.PYTHON, found.tool)
         for words in (found.command, found.dry if isinstance(found.dry, tuple) else ()):
             assert all(isinstance(word, str) for word in words)
+
+
+def test_the_first_ten_minutes_give_the_most_valuable_facts():
+    first = ["build", "slice-triton", "slice-cuda", "slice-memcheck", "headline"]
+    assert list(STEPS)[:5] == first and sum(STEPS[name].minutes for name in first) <= 10
+    assert all(0 < found.minutes <= found.limit for found in STEPS.values())
+    assert {name for name in STEPS["headline"].command if "," in name} == {"canonicalize,orbit_conv2d,training"}
+
+
+@pytest.mark.parametrize("backend", plan.BOTH)
+def test_the_first_tests_are_of_every_op_in_two_dtypes_and_of_all_laws(backend):
+    """They are named here, so that a test with a new name doesn't fall out of the slice."""
+    found = STEPS[f"slice-{backend}"]
+    environment = os.environ | found.dry_environment
+    done = subprocess.run(
+        [*found.dry, "-p", "no:cacheprovider"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = re.findall(r"::test_(\w+)\[([^\]]*)\]", done.stdout)
+    assert sorted(names) == [
+        ("every_op_is_its_eager_definition", "torch.bfloat16-2-channels_last"),
+        ("every_op_is_its_eager_definition", "torch.float32-3-contiguous"),
+        *(("laws_bit_for_bit", group) for group in ("C4", "C8", "D4")),
+    ]
+
+
+def test_sanitizers_see_every_dtype_and_what_came_first():
+    checked = [words[words.index("-k") + 1] for s in STEPS.values() if "memcheck" in s.name for words in [s.command]]
+    assert checked[0] == plan.SLICE and checked[1:] == [
+        f"eager_definition and {dtype}" for dtype in ("float64", "float32", "float16", "bfloat16")
+    ]
+
+
+def test_the_list_has_the_order_and_the_minutes(only, capsys):
+    assert only(step("", minutes=2.0, limit=3.0), step("", minutes=0.5), arguments=["--list"]) == 0
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == ["2.0", "2.0", "3.0", "step"] and second.split() == ["2.5", "0.5", "8.0", "step"]
 
 
 def test_backends_are_timed_on_every_op_that_csrc_cuda_has():
@@ -102,7 +140,7 @@ def test_a_dry_run_is_no_run(only, tmp_path, capsys):
 def test_a_step_that_takes_too_long_is_ended_with_all_it_started(tmp_path):
     late = tmp_path / "late"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {wait(late)!r}])"
-    found = gpu.run(step(code), tmp_path, False, limit=0.5)
+    found = gpu.run(step(code, limit=0.5 / 60), tmp_path, False)
     assert found["status"] == 124 and not found["passed"]
     assert "out of time" in gpu.told(found, tmp_path)
     time.sleep(1.5)
@@ -115,7 +153,7 @@ def wait(path):
 
 def test_names_choose_steps_or_groups_of_them():
     steps = list(STEPS.values())
-    assert [s.name for s in gpu.selected("memcheck", steps)] == ["memcheck"]
+    assert [s.name for s in gpu.selected("racecheck", steps)] == ["racecheck"]
     assert {s.name for s in gpu.selected("tests-cuda", steps)} == {n for n in STEPS if n.startswith("tests-cuda-")}
     with pytest.raises(ValueError, match="--only: 'tests-opencl' is none of build, "):
         gpu.selected("tests-opencl", steps)
@@ -134,6 +172,7 @@ def test_parts_of_the_benchmarks_become_one_run(tmp_path):
             "conditions": {"device": "GPU"},
             "rows": [{"measure": name}],
             "verdicts": [i],
+            "states": [{"at": str(9 - i), "when": name}],
             "configurations": {"orbit": {name: "a tile"}},
         }
         (tmp_path / "benchmarks" / name / "gpu.json").write_text(json.dumps(part))
@@ -142,6 +181,18 @@ def test_parts_of_the_benchmarks_become_one_run(tmp_path):
     assert whole["rows"] == [{"measure": "act"}, {"measure": "orbit"}] and whole["verdicts"] == [0, 1]
     assert whole["configurations"] == {"orbit": {"act": "a tile", "orbit": "a tile"}}
     assert whole["conditions"] == {"device": "GPU"}
+    assert [state["when"] for state in whole["states"]] == ["orbit", "act"]
+
+
+def test_of_a_measure_that_was_cut_off_its_rows_are_kept(tmp_path):
+    """A run that ends removes what it had stored before, so that is newer where it is there."""
+    for name, suffix, row in (("act", ".unfinished", "some"), ("act", ".json", "before"), ("orbit", ".json", "all")):
+        file = tmp_path / "benchmarks" / name / f"gpu{suffix}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"conditions": {}, "rows": [row], "verdicts": []}))
+    gpu.merge(tmp_path)
+    whole = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert whole["rows"] == ["some", "all"] and whole["unfinished"] == ["act"]
 
 
 def test_an_environment_of_ones_own_does_not_choose_the_backend(monkeypatch):
@@ -151,7 +202,7 @@ def test_an_environment_of_ones_own_does_not_choose_the_backend(monkeypatch):
     assert gpu.environment({"EQUIFAST_BACKEND": "cuda"})["EQUIFAST_BACKEND"] == "cuda"
 
 
-@pytest.mark.parametrize("backend", gpu.BOTH)
+@pytest.mark.parametrize("backend", plan.BOTH)
 def test_the_tests_of_a_gpu_are_collected_with_its_backend_named(backend):
     """A backend that serves no CPU tensors is no error before a test asks for a GPU."""
     command = [sys.executable, "-m", "pytest", "tests/gpu", "--collect-only", "-q", "-p", "no:cacheprovider"]

@@ -1,6 +1,6 @@
 """``python -m benchmarks.compiled.triton_kernels``: every Triton kernel and configuration compiled, for
 architectures that need not be here: registers, spills, shared memory and matrix instructions. ``--write`` writes
-docs/kernels.md.
+docs/kernels.md with the oldest Triton that is supported, and docs/kernels_newest.md with any other.
 
 `calls` says for what: host functions are called on tensors in memory that nobody touches, under `tests.fake_gpu`; what
 they would compile is taken down, and compiled in a few processes.
@@ -30,10 +30,15 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from equifast.backends import OLDEST_TRITON
+
 from ..harness.results import ROOT
 
 ARCHS = (80, 90, 100)
-DOCS = ROOT / "docs" / "kernels.md"
+
+#: The oldest Triton that is supported has a page of its own.
+OLDEST = "{}.{}.".format(*OLDEST_TRITON)
+DOCS = ROOT / "docs" / ("kernels.md" if triton.__version__.startswith(OLDEST) else "kernels_newest.md")
 
 #: Matrix instructions, by what they are called in PTX.
 INSTRUCTIONS = {"mma": r"\bmma\.sync", "wgmma": r"\bwgmma\.mma_async", "tcgen05": r"\btcgen05\.mma\b"}
@@ -177,6 +182,14 @@ def rows(work: list[Work], jobs: int) -> Iterator[Row]:
         yield from pool.imap_unordered(_compiled, range(len(work)))
 
 
+def store(found: Sequence[Row], file: Path) -> None:
+    file.write_text(json.dumps([row._asdict() for row in found], indent=1, ensure_ascii=False) + "\n")
+
+
+def stored(file: Path) -> list[Row]:
+    return [Row(**row) for row in json.loads(file.read_text())]
+
+
 def wants_matrix(row: Row) -> bool:
     """Whether its products are to run on matrix units, as all but the most precise are."""
     return row.kernel in MATRIX and any(dtype in row.problem.split() for dtype in ("tf32", "bf16", "fp16"))
@@ -203,8 +216,11 @@ INTRODUCTION = """# Compiled kernels
 
 Written by `python -m benchmarks.compiled.triton_kernels --write`; edits here will be lost. Every Triton kernel, for
 each class of problems and every configuration worth trying there, the likeliest first, as Triton compiles it; no GPU is
-needed for that. `tests/compiled/test_triton_kernels.py` holds that nothing spills, that shared memory suffices, and
-that products run on matrix units, but for float64 and for float32 in full precision (`ieee`).
+needed for that. [kernels.md](kernels.md) is of the oldest Triton that is supported, and
+[kernels_newest.md](kernels_newest.md) of the newest. `tests/compiled/test_triton_kernels.py` holds that nothing spills,
+that shared memory suffices, and that products run on matrix units, but for float64 and for float32 in full precision
+(`ieee`). `make test-compiled-newest` runs it with the newest Triton; `make test` compiles a part with that, the
+configurations of each kernel that have the most registers.
 
 Cells: registers of a thread / KiB of shared memory of a block, and the matrix instructions; *–*: not tried on this
 architecture. What compiles to the same code as a row above is left out.
@@ -250,13 +266,14 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arch", default="80,90,100", help="comma-separated; default: 80,90,100")
     parser.add_argument("--only", default="", help="comma-separated names of kernels; default: all")
     parser.add_argument("--in-turn", action="store_true", help="each configuration for one of the architectures")
+    parser.add_argument("--again", type=Path, help="only the rows of this file, which --json stored")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 16), help="processes")
-    parser.add_argument("--write", action="store_true", help="write docs/kernels.md")
+    parser.add_argument("--write", action="store_true", help=f"write docs/{DOCS.name}")
     parser.add_argument("--json", type=Path, help="store the rows")
     options = parser.parse_args(given)
     options.arch = tuple(map(int, options.arch.split(",")))
     options.only = tuple(filter(None, options.only.split(",")))
-    if options.write and (options.arch != ARCHS or options.only or options.in_turn):
+    if options.write and (options.arch != ARCHS or options.only or options.in_turn or options.again):
         parser.error("--write: only with all kernels and architectures")
     return options
 
@@ -268,15 +285,19 @@ def main(given: list[str] | None = None) -> int:
     begin = time.perf_counter()
     work = [each for arch in options.arch for each in collect(arch, options.only)]
     work = in_turn(work) if options.in_turn else work
+    if options.again:
+        wanted = stored(options.again)
+        work = [each for each in work if each[:4] in {row[:4] for row in wanted}]
+        assert len(work) == len(wanted), f"{len(work)} of {len(wanted)} rows are still compiled"
     found = []
     for row in rows(work, options.jobs):
         found.append(row)
         print(line(row), flush=True)
     place = {each[:4]: i for i, each in enumerate(work)}
     found.sort(key=lambda row: place[row[:4]])
-    print(f"{summary(found)}; {time.perf_counter() - begin:.0f} s")
+    print(f"{versions()}\n{summary(found)}; {time.perf_counter() - begin:.0f} s")
     if options.json:
-        options.json.write_text(json.dumps([row._asdict() for row in found], indent=1, ensure_ascii=False) + "\n")
+        store(found, options.json)
     if options.write:
         DOCS.write_text(page(found, list(dict.fromkeys(each[1:4] for each in work))))
     return int(any(row.spills or row.error for row in found))

@@ -1,9 +1,10 @@
 """``make gpu`` (``python -m benchmarks.gpu``): all that a machine with a GPU is for, in steps of a few minutes.
 
-Builds in place, tests both backends, looks for races and reads counters, times the backends against each other, then
-runs the benchmarks. Logs and results go to ``build/gpu``, or to ``$OUT``. A step that passed is not run again for the
-same commit (``--again`` runs it); one that can't run here says why. ``--dry-run`` runs each step in the form that works
-without a GPU: that shows that the steps are right, not that the kernels are.
+The most valuable facts come first, in some ten minutes. Then everything follows in full: tests of both backends,
+sanitizers, counters, the backends against each other, benchmarks (`plan` has the order, and ``--list`` prints it). Logs
+and results go to ``build/gpu``, or to ``$OUT``. A step that passed is not run again for the same commit (``--again``
+runs it); one that can't run here says why. ``--dry-run`` runs each step in the form that works without a GPU: that
+shows that the steps are right, not that the kernels are.
 """
 
 from __future__ import annotations
@@ -15,111 +16,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
-from ..__main__ import MEASURES
+from ..__main__ import UNFINISHED
 from ..harness.results import ROOT, _commit
-from .backends import OPS
-
-LIMIT_S = 8 * 60
-BOTH = ("triton", "cuda")
-PYTHON = sys.executable
-PYTEST = (PYTHON, "-m", "pytest", "-q", "--durations=5")
-PARITY = "tests/gpu/test_parity.py"
-
-#: What Triton's interpreter can do of tests/gpu.
-INTERPRETED = {"TRITON_INTERPRET": "1", "EQUIFAST_GPU_TESTS_ON": "cpu"}
-
-#: Parts of tests/gpu, each within the limit: file, and what of it.
-TESTS = {
-    "parity": ("test_parity.py", ""),
-    "gradients": ("test_gradients.py", ""),
-    "modules": ("test_modules.py", ""),
-    "streams": ("test_streams.py", ""),
-    "overhead": ("test_overhead.py", ""),
-    "memory": ("test_memory.py", ""),
-    "configurations": ("test_configurations.py", "not real"),
-    "configurations-float32": ("test_configurations.py", "real and float32"),
-    "configurations-bfloat16": ("test_configurations.py", "real and bfloat16"),
-}
-
-#: Of the tests, those that an instrument a hundred times slower gets: every op in float32, and its options.
-SLICE = ("-k", "eager_definition and float32-3-contiguous")
-
-SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats")
-KERNELS = "regex:^_?(orbit|act|angle|contrastive|convolve|grad|sum_parts|pack|base)"
-
-
-@dataclass(frozen=True)
-class Step:
-    """A command, and its form without a GPU or why there is none; ``{out}`` in them is the folder of results.
-
-    ``tool``: the program that it needs; ``backends``: those that have to be usable.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    dry: tuple[str, ...] | str
-    environment: dict[str, str] = field(default_factory=dict)
-    dry_environment: dict[str, str] = field(default_factory=dict)
-    tool: str = ""
-    backends: tuple[str, ...] = ()
-
-
-def steps() -> Iterator[Step]:
-    """In the order in which they run."""
-    yield Step(
-        "build",
-        (PYTHON, "setup.py", "build_ext", "--inplace"),
-        (PYTHON, "setup.py", "build_ext", "--build-lib", "{out}/built"),
-        {"EQUIFAST_CUDA": "1"},
-        {"EQUIFAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "9.0"},
-        tool="nvcc",
-    )
-    for backend in BOTH:
-        for part, (file, some) in TESTS.items():
-            if part.startswith("configurations") and backend != "triton":
-                continue  # CUDA C++ has one of each kernel
-            command = (*PYTEST, f"tests/gpu/{file}", *(("-k", some) if some else ()))
-            dry, environment = (*command, "--collect-only"), {"EQUIFAST_BACKEND": backend}
-            if (backend, part) == ("triton", "parity"):
-                dry, environment = (*command, "-k", "laws or kernels_run"), environment | INTERPRETED
-            only = {"EQUIFAST_BACKEND": backend}
-            yield Step(f"tests-{backend}-{part}", command, dry, only, environment, backends=(backend,))
-        for file in sorted((ROOT / "tests/ops").glob("test_*.py")):
-            command = (*PYTEST, f"tests/ops/{file.name}")
-            on_gpu = {"EQUIFAST_BACKEND": backend, "EQUIFAST_TEST_DEVICE": "cuda"}
-            dry_environment = {"EQUIFAST_BACKEND": "reference"}  # collecting needs a device that is there
-            name, dry = f"tests-{backend}-{file.stem.removeprefix('test_')}", (*command, "--collect-only")
-            yield Step(name, command, dry, on_gpu, dry_environment, backends=(backend,))
-    for check in ("memcheck", "racecheck"):
-        test = (PYTHON, "-m", "pytest", "-q", PARITY, *SLICE)
-        sanitizer = ("compute-sanitizer", "--tool", check, "--error-exitcode", "9")
-        environment = {"EQUIFAST_BACKEND": "cuda", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        dry = (*test, "--collect-only")
-        yield Step(check, (*sanitizer, *test), dry, environment, tool=sanitizer[0], backends=("cuda",))
-    sections = [word for name in SECTIONS for word in ("--section", name)]
-    yield Step(
-        "counters",
-        ("ncu", *sections, "--kernel-name", KERNELS, "--csv", "--log-file", "{out}/counters.csv")
-        + (PYTHON, "-m", "benchmarks.gpu.backends", "--once"),
-        "ncu reads the counters of a GPU",
-        {"EQUIFAST_AUTOTUNE": "0"},
-        tool="ncu",
-        backends=BOTH,
-    )
-    for op in OPS:
-        command = (PYTHON, "-m", "benchmarks.gpu.backends", "--only", op)
-        dry = (*command, "--dry-run") if op == "orbit_scores" else "backends-orbit_scores stands for it"
-        yield Step(f"backends-{op}", command, dry, backends=BOTH)
-    for name in MEASURES:
-        command = (PYTHON, "-m", "benchmarks", "--only", name)
-        dry = (*command, "--dry-run") if name == "overhead" else "benchmarks-overhead stands for it"
-        yield Step(f"benchmarks-{name}", (*command, "--out", f"{{out}}/benchmarks/{name}"), dry)
+from .plan import PYTHON, Step, steps
 
 
 def find(tool: str) -> str | None:
@@ -162,7 +65,7 @@ def capability() -> dict[str, str]:
     return {"TORCH_CUDA_ARCH_LIST": found} if found and "TORCH_CUDA_ARCH_LIST" not in os.environ else {}
 
 
-def run(step: Step, out: Path, dry: bool, limit: float = LIMIT_S) -> dict:
+def run(step: Step, out: Path, dry: bool) -> dict:
     """Runs a step; its record."""
     record = {"step": step.name, "commit": commit(), "dry": dry}
     if reason := why_not(step, dry):
@@ -179,7 +82,7 @@ def run(step: Step, out: Path, dry: bool, limit: float = LIMIT_S) -> dict:
             words, cwd=ROOT, env=environment(extra), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            code = process.wait(limit)
+            code = process.wait(60 * step.limit)
         except subprocess.TimeoutExpired:
             code = 124
         finally:
@@ -214,16 +117,32 @@ def told(record: dict, out: Path) -> str:
 
 
 def merge(out: Path) -> None:
-    """The measures' files as one, such as a full run of ``python -m benchmarks`` writes."""
-    parts = [json.loads(path.read_text()) for path in sorted(out.glob("benchmarks/*/*.json"))]
+    """The measures' files as one, such as a full run of ``python -m benchmarks`` writes.
+
+    Of a measure whose last run was cut off, what that had stored until then.
+    """
+    found = sorted(path for suffix in (".json", UNFINISHED) for path in out.glob(f"benchmarks/*/*{suffix}"))
+    files = {path.parent.name: path for path in sorted(found, key=lambda path: path.suffix == UNFINISHED)}
+    parts = [json.loads(files[name].read_text()) for name in sorted(files)]
     if parts:
-        whole = {"conditions": parts[0]["conditions"]}
-        whole |= {key: [row for part in parts for row in part[key]] for key in ("rows", "verdicts")}
+        unfinished = [name for name in sorted(files) if files[name].suffix == UNFINISHED]
+        whole = {"conditions": parts[0]["conditions"], "unfinished": unfinished}
+        whole |= {key: [row for part in parts for row in part.get(key, [])] for key in ("rows", "verdicts", "states")}
+        whole["states"].sort(key=lambda state: state["at"])
         whole["configurations"] = {}
         for part in parts:
             for kernel, chosen in part.get("configurations", {}).items():
                 whole["configurations"].setdefault(kernel, {}).update(chosen)
         (out / "benchmarks.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+
+
+def listed(known: list[Step]) -> str:
+    """The steps in their order: the minutes after which each should be done, its own, and its limit."""
+    done = accumulate(step.minutes for step in known)
+    head = " done at  minutes  limit  step; minutes are guesses, since no GPU has run any"
+    return "\n".join(
+        [head, *(f"{at:8.1f} {s.minutes:8.1f} {s.limit:6.1f}  {s.name}" for at, s in zip(done, known, strict=True))]
+    )
 
 
 def selected(only: str, known: list[Step]) -> list[Step]:
@@ -244,14 +163,14 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="comma-separated steps, or how their names begin: tests-cuda")
     parser.add_argument("--again", action="store_true", help="also what passed before")
     parser.add_argument("--dry-run", action="store_true", help="without a GPU")
-    parser.add_argument("--list", action="store_true", help="name the steps")
+    parser.add_argument("--list", action="store_true", help="name the steps in their order, with minutes")
     options = parser.parse_args(given)
     try:
         chosen = selected(options.only, list(steps()))
     except ValueError as error:
         parser.error(str(error))
     if options.list:
-        print("\n".join(step.name for step in chosen))
+        print(listed(chosen))
         return 0
     out = Path(os.environ.get("OUT") or ROOT / "build" / "gpu").resolve() / ("dry" if options.dry_run else "")
     out.mkdir(parents=True, exist_ok=True)
@@ -281,4 +200,4 @@ def has_gpu() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

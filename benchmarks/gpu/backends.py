@@ -1,9 +1,9 @@
 """``python -m benchmarks.gpu.backends``: CUDA C++ against Triton on a GPU, for every op that both have.
 
 It times each op for several shapes and dtypes, and prints what it found. Both backends take turns within each round,
-and the ratio is the median over the rounds. A backend that fails, or that computes something else than Triton does,
-gets the reason in place of a time. ``--dry-run`` runs interpreted Triton kernels against the ops' fallbacks on tiny
-tensors.
+and the ratio is the median over the rounds, with cold inputs and with warm ones. A backend that fails, or that computes
+something else than Triton does, gets the reason in place of a time. ``--dry-run`` runs interpreted Triton kernels
+against the ops' fallbacks on tiny tensors.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from equifast import backends
 from equifast.groups import as_group
 from equifast.ops import registry
 
-from ..harness import results
-from ..harness.measure import Case, Contender, Options, Spread, largest_difference, run
+from ..harness import nvidia_smi, results
+from ..harness.measure import Case, Contender, Options, largest_difference, run
 from ..harness.settings import Setting
+from ..harness.timings import Spread, Timings
 
 GROUP = as_group("C8")
 BOTH = ("cuda", "triton")
@@ -189,11 +190,16 @@ def measure(options: Options, only: tuple[str, ...]) -> tuple[list[str], list[st
         if timings.errors:
             failures += [f"{problem}: {who}: {why}" for who, why in timings.errors.items()]
             continue
-        medians = ", ".join(f"{who} {1e3 * Spread.of(t).median:.1f} µs" for who, t in sorted(timings.times.items()))
-        ratio = results.ratio(timings.times["triton"], timings.times["cuda"]).median
-        lines.append(f"{problem}: {medians}; triton takes {ratio:.2f} times as long as cuda")
+        kinds = {"": timings} if timings.warm is None else {"cold: ": timings, "warm: ": timings.warm}
+        lines.append(f"{problem}: " + "; ".join(kind + told(found) for kind, found in kinds.items()))
         options.log(lines[-1])
     return lines, failures
+
+
+def told(timings: Timings) -> str:
+    medians = ", ".join(f"{who} {1e3 * Spread.of(t).median:.1f} µs" for who, t in sorted(timings.times.items()))
+    ratio = results.ratio(timings.times["triton"], timings.times["cuda"]).median
+    return f"{medians}, triton takes {ratio:.2f} times as long as cuda"
 
 
 def main(given: list[str] | None = None) -> int:
@@ -222,8 +228,11 @@ def main(given: list[str] | None = None) -> int:
     device = torch.device("cpu" if chosen.dry_run else "cuda")
     rounds = 1 if chosen.dry_run else chosen.rounds
     options = Options(device, rounds, log=lambda line: print(line, file=sys.stderr, flush=True), dry=chosen.dry_run)
+    states = [] if options.dry else [nvidia_smi.state(device, "before")]
     lines, failures = measure(options, only)
     print("\n".join([*lines, *(f"failed: {line}" for line in failures)]))
+    if states:
+        print(nvidia_smi.summary([*states, nvidia_smi.state(device, "after")]))
     print(f"{len(lines)} problems timed, {len(failures)} failures.")
     return 1 if failures else 0
 

@@ -11,7 +11,6 @@ import equifast
 from equifast.orbit_vectors import orbit_vectors
 
 from . import eager, gradients, published
-from .measure import Contender, direct
 from .network import ConvNetwork
 from .settings import CROP, DTYPES, LAYOUTS, Setting, weights
 
@@ -228,30 +227,6 @@ def plain_network(setting: Setting) -> ConvNetwork:
 
 def pipelines(device: torch.device) -> dict[str, type[Pipeline]]:
     return {"equiadapt": Equiadapt, "eager": Eager, "compile": Compiled, ours(device): Equifast}
-
-
-def limit(function: Callable[..., Tensor]) -> Contender:
-    """What nobody can beat: a copy of as many bytes, or a matrix product of as many operations."""
-    return Contender("limit", lambda: direct(function), checked=False)
-
-
-def matmul(flops: float, device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
-    """A square matrix product of that many operations."""
-    n = max(round((flops / 2) ** (1 / 3)), 1)
-    a, b = torch.rand(2, n, n, device=device).to(dtype)
-    if device.type != "cuda" or dtype != torch.float32 or not torch.backends.cudnn.allow_tf32:
-        return lambda *_: a @ b
-
-    def product(*_: Tensor) -> Tensor:
-        """As PyTorch convolves by default, though it does not multiply so."""
-        before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = True
-        try:
-            return a @ b
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = before
-
-    return product
 
 
 def same_choice(got: tuple, expected: tuple, setting: Setting, *, where: Callable | None = None) -> str | None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from . import eager
 from .contenders import plain_network
-from .measure import Bind, Contender, Spread, Timings, direct
+from .measure import Bind, Contender, direct
 from .settings import DTYPES, LAYOUTS, Setting
+from .timings import Spread, Timings
 
 FLOOR = "floor"
 
@@ -64,6 +65,8 @@ def contenders(setting: Setting, device: torch.device) -> list[Contender]:
 
 def put(setting: Setting, timings: Timings) -> None:
     """One row in the place of its parts, summed up round by round."""
+    if timings.warm is not None:
+        put(setting, timings.warm)
     flops = {name: layer.flops for name, layer in layers(setting).items()}
     parts = {name: timings.times.pop(name) for name in [*flops, COPY] if name in timings.times}
     for name in [*flops, COPY]:
@@ -96,6 +99,8 @@ def _timed(layer: Layer, setting: Setting, device: torch.device) -> Bind:
 
 
 def _copy(setting: Setting, device: torch.device) -> Bind:
-    """Into memory that is there: of a fresh tensor the system's pages take longer than the copy."""
+    """On a CPU into memory that is there: of a fresh tensor the system's pages take longer than the copy."""
+    if device.type != "cpu":
+        return direct(lambda x, *_: x.clone())
     out = setting.images(torch.Generator().manual_seed(0), device)
     return direct(lambda x, *_: out.copy_(x))

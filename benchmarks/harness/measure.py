@@ -2,25 +2,27 @@
 
 A contender that can't run, or computes something else, gets its reason in place of a time.
 
-On a CPU each turn begins with a call that isn't timed. In a loop, which is what is measured, a call finds the memory
-that the call before it gave back. After seconds of other contenders the first call doesn't: the system, or the host of
+Each turn begins with a call that isn't timed. In a loop, which is what is measured, a call finds the memory that the
+call before it gave back. After seconds of other contenders the first call doesn't: on a CPU the system, or the host of
 a virtual machine, has taken that memory away, and maps it anew page by page.
+
+On a GPU a contender has two turns in a round: cold, which counts, and warm (see `cache`).
 """
 
 from __future__ import annotations
 
-import gc
-import statistics
-import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from . import cache, clocks
+from .cache import Thunk
 from .settings import Setting, quick, tiny
+from .timings import Timings, Work
 
 #: How the contenders are named whose first call compiles.
 COMPILE = "compile"
@@ -32,11 +34,8 @@ EXPORTED = ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 BLOCK_MS = 20.0
 MAX_REPEATS = 200
 
-#: Calls in one CUDA graph, so that starting it doesn't count; and calls that are surely enqueued without waiting.
-GRAPH_CALLS = 20
-QUEUE_CALLS = 50
+Chosen = TypeVar("Chosen")
 
-Thunk = Callable[[], Any]
 #: Takes the inputs of a round, does what shall not be timed, returns what shall.
 Bind = Callable[..., Thunk]
 
@@ -52,16 +51,6 @@ class Contender:
     name: str
     build: Callable[[], Bind]
     checked: bool = True
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a call can't do without: bytes to and from memory, floating-point operations; and the same of the limit."""
-
-    moved: int = 0
-    flops: int = 0
-    limit_moved: int = 0
-    limit_flops: int = 0
 
 
 @dataclass
@@ -87,7 +76,10 @@ class Case:
 
 @dataclass
 class Options:
-    """``dry``: what a GPU would measure, shrunk, on CPU tensors, by interpreted kernels, once."""
+    """``dry``: what a GPU would measure, shrunk, on CPU tensors, by interpreted kernels, once.
+
+    ``first``: of each measure its first setting alone, which is the main one.
+    """
 
     device: torch.device
     rounds: int = 7
@@ -95,6 +87,7 @@ class Options:
     only: tuple[str, ...] = ()
     log: Callable[[str], None] = lambda line: None
     dry: bool = False
+    first: bool = False
 
     @property
     def kind(self) -> str:
@@ -104,43 +97,12 @@ class Options:
     def batch(self, cpu: int = 64, cuda: int = 256) -> int:
         return cpu if self.kind == "cpu" else cuda
 
+    def chosen(self, settings: Iterable[Chosen]) -> list[Chosen]:
+        """Those that are measured, out of all that a measure has."""
+        return list(settings)[: 1 if self.first else None]
+
     def setting(self, setting: Setting) -> Setting:
         return tiny(setting) if self.dry else quick(setting) if self.quick else setting
-
-
-@dataclass
-class Timings:
-    """Milliseconds per call of each contender, one a round; or why there are none."""
-
-    times: dict[str, list[float]] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    work: Work | None = None
-
-    def only(self, tag: str) -> Timings:
-        """The contenders named ``name|tag``, by name, and those without a tag."""
-
-        def mine(values: dict) -> dict:
-            split = {name: name.partition("|") for name in values}
-            return {split[name][0]: values[name] for name in values if split[name][2] in ("", tag)}
-
-        return Timings(mine(self.times), mine(self.errors), mine(self.notes), self.work)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles."""
-
-    median: float
-    q1: float
-    q3: float
-
-    @classmethod
-    def of(cls, samples: list[float]) -> Spread:
-        if len(samples) == 1:
-            return cls(samples[0], samples[0], samples[0])
-        q1, median, q3 = statistics.quantiles(samples, n=4, method="inclusive")
-        return cls(median, q1, q3)
 
 
 def direct(function: Callable[..., Any], note: str = "") -> Bind:
@@ -164,97 +126,57 @@ def noted(bind: Bind, note: str) -> Bind:
 
 def run(case: Case, options: Options) -> Timings:
     """Warm up and compare, then `Options.rounds` rounds in which every contender has its turn."""
-    result = Timings(work=case.work if options.kind == "cuda" else None)
+    work = case.work if options.kind == "cuda" else None
+    result = Timings(work=work)
     binds = {c.name: (c, bind) for c in case.contenders if (bind := _build(c, result, options)) is not None}
     result.notes = {name: note for name, (_, bind) in binds.items() if (note := getattr(bind, "note", ""))}
     first = _compare(case, binds, result, options.device)
     repeats = dict.fromkeys(binds, 1) if options.dry else _warm_up(case, binds, first, options.device)
     result.times = {name: [] for name in repeats}
+    # The host's own time doesn't depend on what the device finds in its cache.
+    if options.device.type == "cuda" and case.clock != "host":
+        result.warm = Timings({name: [] for name in repeats}, result.errors, work=work)
     for round_ in range(options.rounds):
-        inputs = _inputs(case, round_ + 2)
+        inputs = _copies(case, round_ + 2, max(repeats.values(), default=1), options)
         # Who is first in a round differs, so that nobody always meets the inputs in the same cache.
         turns = deque(repeats)
         turns.rotate(-round_)
         for name in turns:
+            makes = [partial(binds[name][1], *each) for each in inputs]
             try:
-                taken = _time(case.clock, partial(binds[name][1], *inputs), repeats[name], options)
+                taken = _time(case.clock, makes, repeats[name], options, cold=result.warm is not None)
+                warm = _time(case.clock, makes[:1], repeats[name], options) if result.warm is not None else None
             except Exception as error:
                 result.errors[name] = reason(error)
-            else:
-                result.times[name].append(taken)
-    result.times = {name: times for name, times in result.times.items() if name not in result.errors}
-    return result
+                continue
+            result.times[name].append(taken)
+            if result.warm is not None:
+                result.warm.times[name].append(warm)
+    for kind in filter(None, (result, result.warm)):
+        kind.times = {name: times for name, times in kind.times.items() if name not in result.errors}
+    return result.settle()
 
 
-def _time(clock: str, make: Callable[[], Thunk], repeats: int, options: Options) -> float:
-    device = options.device
-    if device.type == "cuda" and clock != "stream":
-        return (graph_ms if clock == "graph" else host_ms)(make, repeats, device)
-    thunk = make()
-    if device.type == "cpu" and not options.dry:
-        thunk()
-    return time_ms(thunk, repeats, device)
+def _copies(case: Case, seed: int, repeats: int, options: Options) -> list[tuple]:
+    """The inputs of a round, and on a GPU as many copies of them as a cold call needs.
+
+    A loop needs no more than it has calls, since the cache is flushed before it; a graph is replayed.
+    """
+    inputs = _inputs(case, seed)
+    if options.device.type != "cuda" or case.clock == "host":
+        return [inputs]
+    needed = cache.copies_needed(inputs, options.device)
+    return cache.copied(inputs, needed if case.clock == "graph" else min(needed, repeats))
 
 
-def graph_ms(make: Callable[[], Thunk], repeats: int, device: torch.device) -> float:
-    """Milliseconds a call on the device alone: recorded several times in a CUDA graph, which is then replayed."""
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        thunk = make()  # a forward pass here, so that its backward pass is on this stream too
-        for _ in range(3):
-            thunk()
-    torch.cuda.synchronize(device)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for _ in range(GRAPH_CALLS):
-            thunk()
-    graph.replay()
-    return time_ms(graph.replay, max(repeats // GRAPH_CALLS, 3), device) / GRAPH_CALLS
-
-
-def host_ms(make: Callable[[], Thunk], repeats: int, device: torch.device) -> float:
-    """Milliseconds until a call returns, with room in the queue for what it enqueues."""
-    thunk = make()
-    thunk()
-    count, best = min(repeats, QUEUE_CALLS), float("inf")
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for _ in range(5):
-            torch.cuda.synchronize(device)
-            begin = time.perf_counter_ns()
-            for _ in range(count):
-                thunk()
-            best = min(best, (time.perf_counter_ns() - begin) / count / 1e6)
-    finally:
-        torch.cuda.synchronize(device)
-        if collecting:
-            gc.enable()
-    return best
-
-
-def time_ms(thunk: Thunk, repeats: int, device: torch.device) -> float:
-    """Milliseconds a call, over a block of ``repeats``."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        if device.type == "cuda":
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize(device)
-            start.record()
-            for _ in range(repeats):
-                thunk()
-            stop.record()
-            stop.synchronize()
-            return start.elapsed_time(stop) / repeats
-        begin = time.perf_counter_ns()
-        for _ in range(repeats):
-            thunk()
-        return (time.perf_counter_ns() - begin) / repeats / 1e6
-    finally:
-        if collecting:
-            gc.enable()
+def _time(clock: str, makes: clocks.Makes, repeats: int, options: Options, *, cold: bool = False) -> float:
+    if options.dry:
+        return clocks.time_ms(makes[0](), repeats, options.device)
+    if options.device.type != "cuda" or clock == "stream":
+        return clocks.loop_ms(makes[:repeats], repeats, options.device, cold=cold)
+    if clock == "host":
+        return clocks.host_ms(makes, repeats, options.device)
+    return clocks.graph_ms(makes, repeats, options.device, cold=cold)
 
 
 def reason(error: BaseException) -> str:
@@ -300,7 +222,7 @@ def _compare(
         try:
             kept: list = []
             thunk = bind(*inputs)
-            first[name] = time_ms(lambda thunk=thunk, keep=kept.append: keep(thunk()), 1, device)
+            first[name] = clocks.time_ms(lambda thunk=thunk, keep=kept.append: keep(thunk()), 1, device)
             (got,) = kept
         except Exception as error:
             result.errors[name] = reason(error)
@@ -335,8 +257,8 @@ def _warm_up(
             repeats[name] = 1
             continue
         thunk = bind(*inputs)
-        once = time_ms(thunk, 1, device)
+        once = clocks.time_ms(thunk, 1, device)
         if once < BLOCK_MS:
-            once = min(once, time_ms(thunk, 3, device))
+            once = min(once, clocks.time_ms(thunk, 3, device))
         repeats[name] = max(1, min(MAX_REPEATS, round(BLOCK_MS / max(once, 1e-3))))
     return repeats

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from . import nvidia_smi
 from .results import ROOT, Row, is_ours, is_rival
 from .targets import TARGETS
 
@@ -25,55 +26,8 @@ NOT_YET = "not yet measured"
 #: Of a target without an opponent.
 MICROS = {"unit": "µs"}
 
-INTRODUCTION = """# Benchmarks
-
-Written by `python -m benchmarks` (`make bench`); edits here will be lost. Every ratio comes from one run: in each
-round the contenders take turns on the same fresh random inputs; the figure is the median over rounds, with
-quartiles in brackets. A turn begins with a call that isn't timed, so that the memory of the calls before it is at hand,
-as in a loop. A contender whose output isn't that of `eager` gets no time. Ratios, not milliseconds, are what carries
-over to other machines.
-
-| contender | what it is |
-|---|---|
-| `equiadapt` | the published package, equiadapt 0.1.2 with kornia 0.9.0; where it isn't installed, its path rewritten |
-| `eager` | the strongest plain PyTorch: `rot90`, `flip` for exact elements, one `grid_sample` per interpolated angle |
-| `compile` | `torch.compile` of `eager`; at inference also with its weights as constants, `compile + freezing` |
-| `onnxruntime`, `openvino` | at inference, the exact orbit and the network as one exported graph, on as many threads |
-| `equifast-…` | ours, by backend |
-| `floor` | the network's operations at the rate of its quickest layer in that round, then one copy of the images |
-| `limit` | what nobody can beat: a copy of as many bytes, or a square matrix product of as many operations |
-
-For the canonical image `eager` takes the quickest of a grid per sample (`act_by_grid`), a loop over the elements
-(`act_by_element`) and a gather from the orbit (`act_by_orbit`), as the notes say. equiadapt's canonical images for D4
-are compared only where they are right: for a reflection with an odd quarter turn they are not, a known bug of the
-package, so there only its time counts.
-
-The scoring network has the same weights for all: equiadapt's `ConvNetwork` (kernel 7, 16 channels, 3 layers, d = 128)
-on a centre crop of 0.8 resized to 96×96. *Outside the network* is the whole less the network on a ready orbit, run as
-that contender runs it (from equifast's goes the quickest of them all), round by round, and never less than the limit.
-*Images to vectors* is the orbit of the resized images and the network, which is all that an inference engine can be
-given; of the whole of `canonicalize` an engine runs that part, and `eager` the rest. *Inside in bfloat16*: images and
-vectors are float32, everything between in bfloat16; vectors are compared with those of `eager` in float32, within 3 %
-of the largest.
-
-A *training step* is forward, prior + contrastive + artifact loss, backward, with dropout off, and with a gradient that
-comes back from the canonical images. That reaches the choice by the estimator *angle*, equiadapt's only one, or by
-*straight_through*; equiadapt is the same in both. Of its gradients those for D4 aren't compared. For C4 and D4 the
-artifact loss is 0, since permutations there and back change nothing: `eager` and equifast know that and spare the
-network's second pass, equiadapt runs it; the row *ours, second pass run* does equiadapt's work. (With dropout,
-equiadapt's artifact loss would also hold the noise of dropout.)
-
-*Peak memory* is the resident high-water mark of the step in a fresh process, less what was resident before. The *tax*
-is `canonicalize` as a share of one ResNet-50 forward pass. *Straight-through*: `eager` may keep a whole orbit at full
-resolution from forward to backward; *eager, nothing kept* makes it again, as equifast does.
-
-On a GPU times are the device's, of calls enqueued in a loop; *CUDA graph* is the device's time for calls recorded in a
-graph, without what the host takes to enqueue them, and *host overhead* that time of the host alone. Each row has what
-it reaches in bytes (those that must be read and written, once each) and operations a second, and as a share of the
-speed of the limit, which there is a copy that moves as many bytes. Convolutions may use TF32, as PyTorch has it by
-default, and so does the product that limits them. equiadapt's grids for bfloat16 images are in bfloat16, off by pixels:
-its outputs are not compared there. `python -m benchmarks --dry-run` runs all of that on tiny images without a GPU.
-"""
+#: How everything was measured: the head of docs/benchmarks.md.
+INTRODUCTION = Path(__file__).with_name("introduction.md")
 
 
 def load(folder: Path = RESULTS) -> list[dict]:
@@ -97,7 +51,7 @@ def insert(text: str, block: str) -> str:
 
 
 def page(runs: list[dict]) -> str:
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION.read_text()]
     for run in runs:
         parts += [f"## {run['conditions']['device']}\n", conditions(run), "### Targets\n", targets(run["verdicts"])]
         parts += ["### Where equifast falls short\n", shortcomings(run)]
@@ -132,9 +86,13 @@ def conditions(run: dict) -> str:
     )
     if gpu := c.get("gpu"):
         text += (
-            f" {gpu['memory_gib']} GiB, {gpu['processors']} processors; CUDA {gpu['cuda']}, driver {gpu['driver']}; "
+            f" {gpu['memory_gib']} GiB, {gpu['processors']} processors, {gpu['l2_mib']} MiB of L2; CUDA {gpu['cuda']}; "
             f"convolutions in {'TF32' if gpu['tf32_convolutions'] else 'float32'}."
         )
+    if states := run.get("states"):
+        text += f" {nvidia_smi.summary(states)}"
+    if unfinished := run.get("unfinished"):
+        text += f" Cut off before the end: {', '.join(unfinished)}."
     return text + (" **A quick run on an eighth of the batch: not for publication.**\n" if c["quick"] else "\n")
 
 
@@ -158,15 +116,24 @@ def unmeasured() -> str:
 
 
 def contenders(rows: list[Row]) -> str:
-    def cells(row: Row) -> tuple[str, ...]:
+    """On a GPU with a column for cold inputs and one for warm ones, each with its multiple of ours."""
+    columns = {"cold": None, "warm": "warm"} if any("warm" in row for row in rows) else {"time or size": None}
+
+    def cells(row: Row) -> list[str]:
         name = f"**{row['contender']}**" if is_ours(row["contender"]) else row["contender"]
         if "error" in row:
-            return row["setting"], name, "–", "–", row["error"]
-        ratio = spread(row["ratio"], 1.0, "×") if "ratio" in row else ""
-        notes = ", ".join(filter(None, (row.get("note"), rates(row))))
-        return row["setting"], name, spread(row, 1.0, f" {row['unit']}"), ratio, notes
+            return [row["setting"], name, *["–"] * (2 * len(columns)), row["error"]]
+        measured, notes = [], []
+        for label, key in columns.items():
+            found = row[key] if key else row
+            ratio = spread(found["ratio"], 1.0, "×") if "ratio" in found else ""
+            measured += [spread(found, 1.0, f" {row['unit']}"), ratio]
+            note = ", ".join(filter(None, (found.get("note"), rates(found))))
+            notes += [f"{label}: {note}" if key else note] * bool(note)
+        return [row["setting"], name, *measured, "; ".join(notes)]
 
-    return table(("setting", "contender", "time or size", "multiple of ours", "note"), map(cells, rows))
+    head = [word for label in columns for word in (label, "multiple of ours")]
+    return table(("setting", "contender", *head, "note"), map(cells, rows))
 
 
 def shortcomings(run: dict) -> str:
@@ -185,17 +152,19 @@ def losses(run: dict) -> str:
 
     Beyond noise: in three quarters of the rounds it took less than ours.
     """
-    behind = [row for row in run["rows"] if is_rival(row) and row["ratio"]["median"] < 1]
-    clear = [row for row in behind if row["ratio"]["q3"] < 1]
+    rivals = [(row, row["ratio"], "") for row in run["rows"] if is_rival(row)]
+    rivals += [(row, row["warm"]["ratio"], " with warm inputs") for row, *_ in rivals if "warm" in row]
+    behind = [each for each in rivals if each[1]["median"] < 1]
+    clear = [each for each in behind if each[1]["q3"] < 1]
     lines = [
-        f"* {row['contender']}: {row['measure']}, {row['setting']}: it needs {spread(row['ratio'], 1.0, '×')} of our "
+        f"* {row['contender']}: {row['measure']}, {row['setting']}: it needs {spread(ratio, 1.0, '×')} of our "
         + ("memory" if row["unit"] == "MiB" else "time")
-        for row in clear
+        + how
+        for row, ratio, how in clear
     ]
-    rivals = sum(is_rival(row) for row in run["rows"])
     counted = (
-        f"{len(clear)} of {rivals} rows of other contenders, beyond noise: the upper quartile of the multiple of ours "
-        f"is below 1. In {len(behind) - len(clear)} more only the median is."
+        f"{len(clear)} of {len(rivals)} rows of other contenders, beyond noise: the upper quartile of the multiple of "
+        f"ours is below 1. In {len(behind) - len(clear)} more only the median is."
     )
     return "\n".join([counted, *([""] if lines else []), *lines]) + "\n"
 

@@ -15,16 +15,18 @@ import torch
 
 import equifast
 
+from . import cache
 from .floor import FLOOR
-from .measure import COMPILE, EXPORTED, Spread, Timings
+from .measure import COMPILE, EXPORTED
 from .settings import Setting
 from .targets import TARGETS, Target
+from .timings import LIMIT, Spread, Timings
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "triton", "equiadapt", "kornia", "torchvision", "onnx", "onnxruntime", "openvino", "numpy")
 
 #: Rows of what nobody can be quicker than.
-BOUNDS = ("limit", FLOOR)
+BOUNDS = (LIMIT, FLOOR)
 
 #: How variants of ours that aren't what it does by itself are named.
 VARIANT = "ours"
@@ -42,11 +44,10 @@ def is_rival(row: Row) -> bool:
 
 
 def rows(measure: str, setting: Setting, timings: Timings, unit: str = "ms", scale: float = 1.0) -> list[Row]:
-    """One row a contender: its spread, what multiple of ours it needs (``ratio``), by round, and what rates it reaches.
+    """One row a contender, with its `figures`; those of warm inputs, if there are any, in ``warm``.
 
     ``scale``: from what was measured to the unit.
     """
-    ours = next((name for name in timings.times if is_ours(name)), None)
     out = []
     for name in sorted({*timings.times, *timings.errors}, key=_order):
         row: Row = {"measure": measure, "setting": str(setting), "group": setting.group, "label": setting.label}
@@ -54,25 +55,33 @@ def rows(measure: str, setting: Setting, timings: Timings, unit: str = "ms", sca
         if name in timings.errors:
             out.append(row | {"error": timings.errors[name]})
             continue
-        row |= vars(Spread.of([scale * time for time in timings.times[name]]))
-        row |= rates(timings, name)
-        if ours is not None and name != ours:
-            row["ratio"] = vars(ratio(timings.times[name], timings.times[ours]))
-        if name in timings.notes:
-            row["note"] = timings.notes[name]
+        row |= figures(timings, name, scale)
+        if timings.warm is not None:
+            row["warm"] = figures(timings.warm, name, scale)
         out.append(row)
+    return out
+
+
+def figures(timings: Timings, name: str, scale: float) -> Row:
+    """The spread of a contender, what multiple of ours it needs (``ratio``), by round, its rates and its note."""
+    out: Row = vars(Spread.of([scale * time for time in timings.times[name]])) | rates(timings, name)
+    ours = next((name for name in timings.times if is_ours(name)), None)
+    if ours is not None and name != ours:
+        out["ratio"] = vars(ratio(timings.times[name], timings.times[ours]))
+    if name in timings.notes:
+        out["note"] = timings.notes[name]
     return out
 
 
 def rates(timings: Timings, name: str) -> Row:
     """Bytes and operations a second, and the share of the limit's speed; nothing for a case whose work isn't known."""
-    work, limit = timings.work, timings.times.get("limit")
+    work, limit = timings.work, timings.times.get(LIMIT)
     if work is None:
         return {}
-    moved, flops = (work.limit_moved, work.limit_flops) if name == "limit" else (work.moved, work.flops)
+    moved, flops = (work.limit_moved, work.limit_flops) if name == LIMIT else (work.moved, work.flops)
     seconds = Spread.of(timings.times[name]).median / 1e3
     out: Row = {"bytes": moved, "flops": flops, "GB/s": moved / seconds / 1e9, "TFLOP/s": flops / seconds / 1e12}
-    if limit and name != "limit":
+    if limit and name != LIMIT:
         out["of limit"] = Spread.of(limit).median / 1e3 / seconds
     return {key: value for key, value in out.items() if value}
 
@@ -152,25 +161,14 @@ def _gpu(device: torch.device) -> Row:
             "memory_gib": round(properties.total_memory / 2**30, 1),
             "processors": properties.multi_processor_count,
             "cuda": torch.version.cuda,
-            "driver": _driver(),
+            "l2_mib": round(cache.l2_bytes(device) / 2**20, 1),
             "tf32_convolutions": torch.backends.cudnn.allow_tf32,
         }
     }
 
 
-def _driver() -> str:
-    """Of the first GPU there is."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return (
-            subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.partition("\n")[0] or "unknown"
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-
-
 def _order(name: str) -> tuple[int, str]:
-    known = ("equiadapt", "eager", COMPILE, *EXPORTED, "equifast", FLOOR, "limit")
+    known = ("equiadapt", "eager", COMPILE, *EXPORTED, "equifast", FLOOR, LIMIT)
     return next((i for i, prefix in enumerate(known) if name.startswith(prefix)), len(known)), name
 
 

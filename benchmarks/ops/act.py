@@ -10,10 +10,11 @@ from torch import Tensor
 
 import equifast
 
-from ..harness import contenders, eager, published
-from ..harness.measure import Case, Contender, Options, Work, direct, largest_difference, run
+from ..harness import contenders, eager, limits, published
+from ..harness.measure import Case, Contender, Options, direct, largest_difference, run
 from ..harness.results import Row, rows, verdicts
 from ..harness.settings import Setting
+from ..harness.timings import Work
 
 #: Of each measure: groups, and which of their ids are drawn.
 ELEMENTS = {
@@ -24,7 +25,7 @@ ELEMENTS = {
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
     for name, groups in ELEMENTS.items():
-        for group, ids in groups.items():
+        for group, ids in options.chosen(groups.items()):
             setting = options.setting(Setting(group, batch=options.batch(), layers=0))
             options.log(f"{name}: {setting}")
             timings = run(case(name, setting, ids, options.device), options)
@@ -40,12 +41,13 @@ def case(name: str, setting: Setting, ids: tuple[int, ...], device: torch.device
         name, way = eager.quickest(ways, x, element)
         return direct(way, name)
 
+    copied = 2 * setting.bytes
     entries = [
         Contender("equiadapt", lambda: direct(published_act(setting), published.note())),
         Contender("eager", plain),
         Contender("compile", lambda: direct(torch.compile(partial(eager.act_by_grid, group=group), dynamic=False))),
         Contender(contenders.ours(device), lambda: direct(partial(equifast.act, group=group, inverse=True))),
-        contenders.limit(lambda x, element: x.clone()),
+        *limits.copies(copied, device, lambda x, element: x.clone()),
     ]
 
     def inputs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -56,7 +58,6 @@ def case(name: str, setting: Setting, ids: tuple[int, ...], device: torch.device
     def compare(got: Tensor, expected: Tensor, name: str) -> str | None:
         return largest_difference(got, expected, contenders.TOLERANCE[setting.dtype])
 
-    copied = 2 * setting.bytes
     return Case(name, setting, inputs, entries, "eager", compare, Work(copied, limit_moved=copied))
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 import equifast
 
-from ..harness import contenders, eager
-from ..harness.measure import Bind, Case, Contender, Options, Work, direct, largest_difference, run
+from ..harness import contenders, eager, limits
+from ..harness.measure import Bind, Case, Contender, Options, direct, largest_difference, run
 from ..harness.results import Row, rows, verdicts
 from ..harness.settings import DTYPES, Setting
+from ..harness.timings import Work
 
 FORWARD = "crop_resize"
 BACKWARD = "crop_resize, backward"
@@ -26,12 +27,13 @@ BACKWARD = "crop_resize, backward"
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
     batch = options.batch()
-    for setting in (
+    settings = [
         Setting("C4", batch=batch, layers=0),
         Setting("C4", batch=batch, layers=0, layout="channels_last"),
         Setting("C4", batch=batch, layers=0, dtype="bfloat16"),
         Setting("C4", batch=1, size=1024, layers=0, label="SAM"),
-    ):
+    ]
+    for setting in options.chosen(settings):
         setting = options.setting(setting)
         for name, make in ((FORWARD, forward), (BACKWARD, backward)):
             options.log(f"{name}: {setting}")
@@ -47,7 +49,7 @@ def forward(setting: Setting, device: torch.device) -> Case:
         Contender("eager", lambda: direct(plain)),
         Contender("compile", lambda: direct(torch.compile(plain, dynamic=False))),
         Contender(contenders.ours(device), lambda: direct(ours(setting))),
-        copy(moved, setting, device),
+        *copies(moved, setting, device),
     ]
 
     def inputs(generator: torch.Generator) -> tuple[Tensor]:
@@ -71,7 +73,7 @@ def backward(setting: Setting, device: torch.device) -> Case:
     entries = [
         Contender("eager", lambda: bind(partial(eager.crop_resize, setting=setting))),
         Contender(contenders.ours(device), lambda: bind(ours(setting))),
-        copy(moved, setting, device),
+        *copies(moved, setting, device),
     ]
 
     def inputs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -91,11 +93,20 @@ def small_bytes(setting: Setting) -> int:
     return setting.batch * math.prod(setting.small) * DTYPES[setting.dtype].itemsize
 
 
-def copy(moved: int, setting: Setting, device: torch.device) -> Contender:
-    """A copy that moves so many bytes, to memory that is there already."""
-    source = torch.rand(moved // (2 * DTYPES[setting.dtype].itemsize), device=device).to(DTYPES[setting.dtype])
-    out = torch.empty_like(source)
-    return contenders.limit(lambda *inputs: out.copy_(source))
+def copies(moved: int, setting: Setting, device: torch.device) -> list[Contender]:
+    """The limit; on a CPU a copy to memory that is there already."""
+    dtype = DTYPES[setting.dtype]
+
+    @cache
+    def pair() -> tuple[Tensor, Tensor]:
+        source = torch.rand(moved // (2 * dtype.itemsize)).to(dtype)
+        return torch.empty_like(source), source
+
+    def plain(*inputs: Tensor) -> Tensor:
+        out, source = pair()
+        return out.copy_(source)
+
+    return limits.copies(moved, device, plain)
 
 
 def compare(setting: Setting):

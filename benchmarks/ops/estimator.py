@@ -10,10 +10,12 @@ from torch import Tensor
 
 import equifast
 
-from ..harness import contenders, eager, gradients
-from ..harness.measure import Case, Contender, Options, Thunk, Work, largest_difference, noted, run
+from ..harness import contenders, eager, gradients, limits
+from ..harness.cache import Thunk
+from ..harness.measure import Case, Contender, Options, largest_difference, noted, run
 from ..harness.results import Row, rows, verdicts
 from ..harness.settings import GROUPS, Setting
+from ..harness.timings import Work
 
 BACKWARD = "straight-through backward"
 BOTH = "straight-through, forward and backward"
@@ -23,7 +25,7 @@ NOTHING_KEPT = "eager, nothing kept"
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for group in GROUPS:
+    for group in options.chosen(GROUPS):
         setting = options.setting(Setting(group, batch=options.batch(), layers=0))
         for name in (BACKWARD, BOTH):
             options.log(f"{name}: {setting}")
@@ -57,8 +59,8 @@ def case(name: str, setting: Setting, device: torch.device) -> Case:
     entries.append(Contender(NOTHING_KEPT, lambda: bind(again)))
     entries += [Contender("compile", compiled)] * (name == BACKWARD)
     entries.append(Contender(contenders.ours(device), lambda: bind(ours)))
-    entries.append(contenders.limit(lambda x, grad, activations: x.clone()))
     copied = 2 * setting.bytes  # backward reads two batches of images, forward reads one and writes one
+    entries += limits.copies(copied, device, lambda x, grad, activations: x.clone())
     work = Work(copied * (1 + (name == BOTH)), limit_moved=copied)
     return Case(name, setting, inputs, entries, "eager", compare, work)
 

@@ -9,16 +9,17 @@ import torch
 
 import equifast
 
-from ..harness import contenders, eager, published
-from ..harness.measure import Case, Contender, Options, Work, direct, largest_difference, run
+from ..harness import contenders, eager, limits, published
+from ..harness.measure import Case, Contender, Options, direct, largest_difference, run
 from ..harness.results import Row, rows, verdicts
 from ..harness.settings import GROUPS, Setting
+from ..harness.timings import Work
 
 MEASURE = "orbit"
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for group in GROUPS:
+    for group in options.chosen(GROUPS):
         setting = options.setting(Setting(group, batch=options.batch(), size=96, layers=0))
         options.log(f"{MEASURE}: {setting}")
         timings = run(case(setting, options.device), options)
@@ -28,12 +29,13 @@ def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
 def case(setting: Setting, device: torch.device) -> Case:
     group = setting.group
     plain = partial(eager.orbit, group=group)
+    moved = (1 + setting.order) * setting.bytes
     entries = [
         Contender("equiadapt", lambda: direct(published_orbit(setting), published.note())),
         Contender("eager", lambda: direct(plain)),
         Contender("compile", lambda: direct(torch.compile(plain, dynamic=False))),
         Contender(contenders.ours(device), lambda: direct(partial(equifast.orbit, group=group))),
-        contenders.limit(lambda x: x.repeat(setting.order, 1, 1, 1)),
+        *limits.copies(moved, device, lambda x: x.repeat(setting.order, 1, 1, 1), "repeat"),
     ]
 
     def compare(got: torch.Tensor, expected: torch.Tensor, name: str) -> str | None:
@@ -42,7 +44,6 @@ def case(setting: Setting, device: torch.device) -> Case:
     def inputs(generator: torch.Generator) -> tuple[torch.Tensor]:
         return (setting.images(generator, device),)
 
-    moved = (1 + setting.order) * setting.bytes
     return Case(MEASURE, setting, inputs, entries, "eager", compare, Work(moved, limit_moved=moved))
 
 

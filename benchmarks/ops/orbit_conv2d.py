@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +16,14 @@ from torch import Tensor
 
 import equifast
 
-from ..harness import contenders, eager
-from ..harness.measure import Case, Contender, Options, Spread, Timings, Work, direct, largest_difference, run
+from ..harness import contenders, eager, limits
+from ..harness.measure import Case, Contender, Options, direct, largest_difference, run
 from ..harness.results import Row, rows, verdicts
 from ..harness.settings import DTYPES, GROUPS, Setting
+from ..harness.timings import Work
 
 FORWARD = "orbit_conv2d"
 BACKWARD = "orbit_conv2d, backward (weight)"
-
-LIMITS = ("limit: copy", "limit: product")
 
 
 def layers(options: Options) -> list[tuple[Setting, int, int, int]]:
@@ -37,11 +35,11 @@ def layers(options: Options) -> list[tuple[Setting, int, int, int]]:
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for setting, channels, kernel, stride in layers(options):
+    for setting, channels, kernel, stride in options.chosen(layers(options)):
         setting = options.setting(setting)
         for name, make in ((FORWARD, forward), (BACKWARD, backward)):
             options.log(f"{name}: {setting}")
-            timings = one_limit(run(make(setting, channels, kernel, stride, options.device), options))
+            timings = run(make(setting, channels, kernel, stride, options.device), options)
             yield rows(name, setting, timings), verdicts(name, setting, timings, options.kind)
 
 
@@ -51,9 +49,9 @@ def forward(setting: Setting, channels: int, kernel: int, stride: int, device: t
         Contender("eager", lambda: direct(plain)),
         Contender("compile", lambda: direct(torch.compile(plain, dynamic=False))),
         Contender(contenders.ours(device), lambda: direct(ours)),
-        *limits(setting, channels, kernel, stride, device),
+        *both_limits(setting, channels, kernel, stride, device),
     ]
-    _, done = work(setting, channels, kernel, stride)
+    done = work(setting, channels, kernel, stride)
     return Case(FORWARD, setting, inputs(setting, channels, kernel, device), entries, "eager", compare(setting), done)
 
 
@@ -73,9 +71,9 @@ def backward(setting: Setting, channels: int, kernel: int, stride: int, device: 
     entries = [
         Contender("eager", lambda: bind(plain)),
         Contender(contenders.ours(device), lambda: bind(ours)),
-        *limits(setting, channels, kernel, stride, device),
+        *both_limits(setting, channels, kernel, stride, device),
     ]
-    _, done = work(setting, channels, kernel, stride)
+    done = work(setting, channels, kernel, stride)
     return Case(BACKWARD, setting, inputs(setting, channels, kernel, device), entries, "eager", compare(setting), done)
 
 
@@ -88,40 +86,29 @@ def ways(group: str, stride: int):
     return plain, partial(equifast.orbit_conv2d, group=group, stride=stride)
 
 
-def work(setting: Setting, channels: int, kernel: int, stride: int) -> tuple[tuple[int, ...], Work]:
-    """The output's shape; reading x and writing the output (or, backward, reading both)."""
+def outputs(setting: Setting, channels: int, kernel: int, stride: int) -> tuple[int, ...]:
+    """Their shape."""
     size = (setting.size - kernel) // stride + 1
-    shape = (setting.order * setting.batch, channels, size, size)
-    flops = 2 * math.prod(shape) * setting.channels * kernel**2
-    return shape, Work(setting.bytes + math.prod(shape) * DTYPES[setting.dtype].itemsize, flops)
+    return setting.order * setting.batch, channels, size, size
 
 
-def limits(setting: Setting, channels: int, kernel: int, stride: int, device: torch.device) -> list[Contender]:
-    dtype = DTYPES[setting.dtype]
-    shape, done = work(setting, channels, kernel, stride)
-
-    def copy():
-        count = math.prod(shape) if device.type == "cpu" else done.moved // (2 * dtype.itemsize)
-        out = torch.rand(count, device=device).to(dtype)
-        return direct(lambda x, weight: out.clone())
-
-    def product():
-        return direct(contenders.matmul(done.flops, device, dtype))
-
-    return [Contender(LIMITS[0], copy, checked=False), Contender(LIMITS[1], product, checked=False)]
+def work(setting: Setting, channels: int, kernel: int, stride: int) -> Work:
+    """Reading x and writing the output (or, backward, reading both), and the limit likewise."""
+    numbers = math.prod(outputs(setting, channels, kernel, stride))
+    moved = setting.bytes + numbers * DTYPES[setting.dtype].itemsize
+    flops = 2 * numbers * setting.channels * kernel**2
+    return Work(moved, flops, moved, flops)
 
 
-def one_limit(timings: Timings) -> Timings:
-    """With the longer of the two limits as the limit."""
-    found = {name: timings.times.pop(name) for name in LIMITS if name in timings.times}
-    if found:
-        longest = max(found, key=lambda name: Spread.of(found[name]).median)
-        timings.times["limit"] = found[longest]
-        timings.notes["limit"] = longest.partition(": ")[2]
-        if timings.work is not None:
-            done = {"limit_moved": timings.work.moved} if longest == LIMITS[0] else {"limit_flops": timings.work.flops}
-            timings.work = replace(timings.work, **done)
-    return timings
+def both_limits(setting: Setting, channels: int, kernel: int, stride: int, device: torch.device) -> list[Contender]:
+    dtype, done = DTYPES[setting.dtype], work(setting, channels, kernel, stride)
+
+    @cache
+    def written() -> Tensor:
+        return torch.rand(outputs(setting, channels, kernel, stride)).to(dtype)
+
+    copies = limits.copies(done.moved, device, lambda x, weight: written().clone())
+    return [*copies, limits.product(done.flops, device, dtype)]
 
 
 def inputs(setting: Setting, channels: int, kernel: int, device: torch.device):

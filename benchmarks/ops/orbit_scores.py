@@ -13,10 +13,12 @@ from torch import Tensor
 
 import equifast
 
-from ..harness import contenders, eager
-from ..harness.measure import COMPILE, Case, Contender, Options, Thunk, Work, largest_difference, run
+from ..harness import contenders, eager, limits
+from ..harness.cache import Thunk
+from ..harness.measure import COMPILE, Case, Contender, Options, largest_difference, run
 from ..harness.results import Row, rows, verdicts
 from ..harness.settings import Setting
+from ..harness.timings import Work
 
 MEASURE = "orbit_scores and losses"
 FORWARD = "orbit_scores and losses, forward"
@@ -70,13 +72,13 @@ def case(setting: Setting, device: torch.device, name: str = MEASURE, clock: str
     entries = [Contender(label, lambda way=way: bind(way)) for label, way in ways.items()]
     if name == MEASURE:
         entries.insert(1, Contender(COMPILE, lambda: bind(torch.compile(plain, dynamic=False))))
-    entries.append(contenders.limit(lambda vectors, reference: vectors.clone()))
+    once = order * setting.batch * setting.vector * 4
+    entries += limits.copies(2 * once, device, lambda vectors, reference: vectors.clone())
 
     def inputs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         vectors = torch.randn(order * setting.batch, setting.vector, generator=generator)
         return vectors.to(device), torch.randn(setting.vector, generator=generator).to(device)
 
-    once = order * setting.batch * setting.vector * 4
     passes = {MEASURE: 3, FORWARD: 1, BACKWARD: 2}[name]  # backward reads them and writes as many
     return Case(name, setting, inputs, entries, "eager", compare, Work(passes * once, limit_moved=2 * once), clock)
 

@@ -11,10 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..harness import contenders, engines, floor, published
-from ..harness.measure import COMPILE, Case, Contender, Options, Timings, Work, direct, noted, run
+from ..harness import contenders, engines, floor, limits, published
+from ..harness.measure import COMPILE, Case, Contender, Options, direct, noted, run
 from ..harness.results import Row, is_ours, rows, verdicts
 from ..harness.settings import Setting, further, headline
+from ..harness.timings import LIMIT, Timings, Work
 
 MEASURE = "canonicalize"
 OUTSIDE = "canonicalize, outside the network"
@@ -23,7 +24,7 @@ SUFFIX = ": network"
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for setting in headline(options.kind) + further():
+    for setting in options.chosen(headline(options.kind) + further()):
         if options.dry and setting.group != "C4" and (setting.dtype == "float32") != (setting.layout == "NCHW"):
             continue
         setting = options.setting(setting)
@@ -58,7 +59,8 @@ def case(setting: Setting, device: torch.device) -> Case:
     entries = [Contender(name, partial(whole, name), checked=comparable(name, setting)) for name in names]
     both = ("equiadapt", "eager", contenders.ours(device))
     entries += [Contender(name + SUFFIX, partial(alone, name), checked=False) for name in both]
-    entries.append(contenders.limit(lambda x, members: x.clone()))
+    copied = 2 * setting.bytes
+    entries += limits.copies(copied, device, lambda x, members: x.clone())
     entries += floor.contenders(setting, device)
 
     def inputs(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -70,7 +72,6 @@ def case(setting: Setting, device: torch.device) -> Case:
         mask = partial(published.right, group=setting.group) if name == "equiadapt" else None
         return contenders.same_choice(got, expected, setting, where=mask)
 
-    copied = 2 * setting.bytes
     return Case(MEASURE, setting, inputs, entries, "eager", compare, Work(copied, limit_moved=copied))
 
 
@@ -89,7 +90,7 @@ def split(timings: Timings, *, comparable: bool = True) -> tuple[Timings, Timing
     whole, alone, outside = Timings(), Timings(), Timings()
     for name, note in timings.notes.items():
         (alone if name.endswith(SUFFIX) else whole).notes[name.removesuffix(SUFFIX)] = note
-    floor = timings.times.get("limit")
+    least = timings.times.get(LIMIT)
     for name, samples in timings.times.items():
         (alone if name.endswith(SUFFIX) else whole).times[name.removesuffix(SUFFIX)] = samples
     for name, why in timings.errors.items():
@@ -97,12 +98,14 @@ def split(timings: Timings, *, comparable: bool = True) -> tuple[Timings, Timing
     for name, samples in whole.times.items():
         if name in alone.times:
             networks = alone.times.values() if is_ours(name) and comparable else [alone.times[name]]
-            rounds = zip(samples, zip(*networks, strict=True), floor or [0.0] * len(samples), strict=True)
-            outside.times[name] = [max(all_ - min(network), least) for all_, network, least in rounds]
+            rounds = zip(samples, zip(*networks, strict=True), least or [0.0] * len(samples), strict=True)
+            outside.times[name] = [max(all_ - min(network), copied) for all_, network, copied in rounds]
         elif name in alone.errors:
             outside.errors[name] = alone.errors[name]
     outside.work = timings.work
-    if floor:
-        outside.times["limit"] = floor
+    if least:
+        outside.times[LIMIT] = least
     outside.errors |= {name: why for name, why in whole.errors.items() if name in ("equiadapt", *alone.times)}
+    if timings.warm is not None:
+        whole.warm, alone.warm, outside.warm = split(timings.warm, comparable=comparable)
     return whole, alone, outside

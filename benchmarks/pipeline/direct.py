@@ -40,7 +40,7 @@ GRADIENT_TOLERANCE = 1e-2
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for setting in settings(options):
+    for setting in options.chosen(settings(options)):
         setting = options.setting(setting)
         for name, training in ((MEASURE, False), (TRAINING, True)):
             options.log(f"{name}: {setting}")

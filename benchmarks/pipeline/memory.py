@@ -20,16 +20,17 @@ from pathlib import Path
 import torch
 
 from ..harness import contenders
-from ..harness.measure import Options, Timings, Unavailable, reason
+from ..harness.measure import Options, Unavailable, reason
 from ..harness.results import ROOT, Row, rows, verdicts
 from ..harness.settings import Setting
+from ..harness.timings import Timings
 
 MEASURE = "training step, peak memory"
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
     names = [name for name in contenders.pipelines(options.device) if name != "compile"]
-    for group in ("C4",) if options.quick or options.dry else ("C4", "D4"):
+    for group in options.chosen(("C4",) if options.quick or options.dry else ("C4", "D4")):
         setting = options.setting(Setting(group, batch=options.batch()))
         options.log(f"{MEASURE}: {setting}")
         found = Timings()

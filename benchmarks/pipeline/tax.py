@@ -20,7 +20,7 @@ NETWORK = "ResNet-50"
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
     batch = options.batch(cpu=32)
-    settings = [options.setting(Setting(group, batch=batch)) for group in GROUPS]
+    settings = [options.setting(Setting(group, batch=batch)) for group in options.chosen(GROUPS)]
     options.log(f"{MEASURE}: {', '.join(map(str, settings))}")
     timings = run(case(settings, options.device), options)
     for setting in settings:

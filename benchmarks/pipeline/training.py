@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..harness import contenders, eager, gradients
+from ..harness import contenders, eager, gradients, limits
 from ..harness.measure import Case, Contender, Options, largest_difference, noted, run
 from ..harness.results import Row, rows, verdicts
 from ..harness.settings import DTYPES, GROUPS, LAYOUTS, Setting
@@ -38,7 +38,7 @@ DRAWN, BY_ANGLE = 0.1, 0.2
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for group in GROUPS:
+    for group in options.chosen(GROUPS):
         setting = options.setting(Setting(group, batch=options.batch()))
         options.log(f"{MEASURE}: {setting}")
         timings = run(case(setting, options.device), options)
@@ -118,7 +118,7 @@ def case(setting: Setting, device: torch.device) -> Case:
     both = ("equiadapt", contenders.ours(device))
     entries = [Contender(name, partial(whole, name)) for name in names(setting, device)]
     entries += [Contender(name + SUFFIX, partial(alone, name), checked=False) for name in both]
-    entries.append(contenders.limit(lambda x, grad, members: x.clone()))
+    entries += limits.copies(2 * setting.bytes, device, lambda x, grad, members: x.clone())
 
     def inputs(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         members = setting.images(generator, device, (setting.order * setting.batch, *setting.small))

@@ -25,7 +25,7 @@ TOLERANCE, NARROW_TOLERANCE = 1e-3, 3e-2
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for setting in settings(options):
+    for setting in options.chosen(settings(options)):
         setting = options.setting(setting)
         options.log(f"{MEASURE}: {setting}")
         timings = run(case(setting, options.device), options)

@@ -128,8 +128,11 @@ def contrastive_loss_backward(grad: Tensor, vectors: Tensor, gram: Tensor, norma
         BACKWARD.launch(
             (vectors.shape, strides, vectors.dtype, order, normalize),
             (grad, vectors, gram.contiguous(), grad_vectors),
+            # Left to itself, ptxas would spill two registers of small tiles to fit another block (Triton 3.9, sm_80).
             lambda: vector_problem(
-                vectors, order, strides, contrastive_constants(vectors, order, normalize), registers=128
+                *(vectors, order, strides, contrastive_constants(vectors, order, normalize)),
+                registers=128,
+                registers_small=128,
             ),
         )
     return grad_vectors

@@ -1,37 +1,23 @@
 """Every Triton kernel and configuration, compiled for architectures that are not here."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import re
 
 import pytest
 import triton
 import triton.language as tl
+from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.compiled import triton_kernels
 from benchmarks.compiled.triton_kernels import ARCHS, MATRIX, Row, Work
+from benchmarks.harness import copy_kernel
 
 from ..fake_gpu import SHARED
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(triton.knobs.runtime.interpret, reason="the interpreter compiles nothing"),
 ]
-
-
-@pytest.fixture(scope="session")
-def rows(tmp_path_factory) -> list[Row]:
-    """In a process of its own: there the tensors' device is a driver that is none. All that there is in one third of
-    the time; ``python -m benchmarks.compiled.triton_kernels`` takes all architectures for each."""
-    file = tmp_path_factory.mktemp("compiled") / "rows.json"
-    command = [sys.executable, "-m", "benchmarks.compiled.triton_kernels", "--in-turn", "--json", file]
-    run = subprocess.run(command, cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True)
-    assert file.exists(), f"exit status {run.returncode}: {run.stdout[-1000:]}{run.stderr[-4000:]}"
-    return [Row(**row) for row in json.loads(file.read_text())]
 
 
 def lines(rows: list[Row]) -> str:
@@ -95,6 +81,16 @@ def many_at_once(out, x, SIZE: tl.constexpr):
     tl.debug_barrier()
     other = tl.load(x + i + tl.sum(value, 0).to(tl.int32))
     tl.store(out + i, value * tl.sum(other, 0) + other)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_copy_of_the_limit_moves_16_bytes_at_once(arch):
+    signature = {"out": "*fp32", "source": "*fp32", "count": "i32", "BLOCK": "constexpr"}
+    aligned = {(i,): [["tt.divisibility", 16]] for i in range(3)}
+    source = ASTSource(copy_kernel.copy_block, signature, {(3,): copy_kernel.BLOCK}, aligned)
+    ptx = triton.compile(source, GPUTarget("cuda", arch, 32), {"num_warps": copy_kernel.WARPS}).asm["ptx"]
+    moves = re.findall(r"\b((?:ld|st)\.global\S*)", ptx)
+    assert len(moves) == 8 and all(move.endswith(".v4.b32") for move in moves)
 
 
 def compile_here(size: int, arch: int) -> Row:
