@@ -50,6 +50,11 @@ constexpr auto right = [](auto a, uint32_t n) {
   return n < kBits ? a >> n : a < 0 ? decltype(a)(-1) : decltype(a)(0);
 };
 
+// The upper word of b above a, shifted left by n bits.
+constexpr auto funnel_left = [](uint32_t a, uint32_t b, uint32_t n) {
+  return static_cast<uint32_t>((a | uint64_t(b) << 32) << (n & 31) >> 32);
+};
+
 // `count` bits of a in the place of those of b from `first` on.
 constexpr auto insert = [](uint32_t a, uint32_t b, uint32_t first, uint32_t count) {
   const uint64_t bits = (UINT64_C(1) << std::min(count & 255, 32u)) - 1;
@@ -103,6 +108,7 @@ constexpr auto float_max = [](auto a, auto b) {  // a NaN is left out, and +0 is
 };
 
 constexpr auto with_sign = [](auto sign, auto magnitude) { return std::copysign(magnitude, sign); };
+constexpr auto half_absolute = [](uint16_t a) { return a & 0x7FFF; };
 constexpr auto float_absolute = [](auto a) { return std::fabs(a); };
 constexpr auto quotient = [](auto a, auto b) { return a / b; };
 constexpr auto root = [](auto a) { return std::sqrt(a); };
@@ -146,10 +152,26 @@ constexpr auto to_bfloat16 = [](float a) -> uint16_t {
   return static_cast<uint16_t>(a != a ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 };
 // Ties go away from zero.
+// Of a float64, whose bits beyond those of float32 matter only if any is set.
+constexpr auto to_bfloat16_from_wide = [](double a) -> uint16_t {
+  float nearest = static_cast<float>(a);
+  if (nearest != a && a == a && !(cast_bits<uint32_t>(nearest) & 1))  // to the odd one of the two floats beside it
+    nearest = std::nextafter(nearest, nearest < a ? INFINITY : -INFINITY);
+  return to_bfloat16(nearest);
+};
 constexpr auto from_bfloat16 = [](uint16_t a) { return cast_bits<float>(uint32_t(a) << 16); };
 // Of two numbers, the first above the second.
 template <auto TO>
 constexpr auto both = [](float high, float low) { return TO(low) | uint32_t(TO(high)) << 16; };
+// The product and the sum in float64, which holds the product, and rounds the sum to odd: so it is rounded once.
+constexpr auto fma_bfloat16 = [](uint16_t a, uint16_t b, uint16_t c) {
+  const double product = double(from_bfloat16(a)) * from_bfloat16(b), addend = from_bfloat16(c);
+  double sum = product + addend;
+  const double other = sum - product, rest = (product - (sum - other)) + (addend - other);
+  auto bits = cast_bits<uint64_t>(sum);
+  if (rest != 0 && rest == rest && !(bits & 1)) sum = std::nextafter(sum, rest > 0 ? INFINITY : -INFINITY);
+  return to_bfloat16_from_wide(sum);
+};
 constexpr auto to_tf32 = [](float a) { return a != a ? 0x7FFFFFFF : (cast_bits<uint32_t>(a) + 0x1000) & 0xFFFFE000; };
 
 // Quotients and remainders of integers. By zero they are undefined.
@@ -225,6 +247,7 @@ constexpr Instruction kInstructions[] = {
     {"shr.s64", "d,d,w", map<right, s64, s64, u32>},
     {"shr.u64", "d,d,w", map<right, u64, u64, u32>},
     {"bfi.b32", "w,w,w,w,w", map<insert, u32, u32, u32, u32, u32>},
+    {"shf.l.wrap.b32", "w,w,w,w", ternary<funnel_left, u32>},
     {"bfe.s32", "w,w,w,w", map<extract<s32>, s32, s32, u32, u32>},
     {"bfe.u32", "w,w,w,w", map<extract<u32>, u32, u32, u32, u32>},
     {"prmt.b32", "w,w,w,w", ternary<permute, u32>},
@@ -244,6 +267,7 @@ constexpr Instruction kInstructions[] = {
     {"fma.rn.f64", "d,d,d,d", ternary<fma, double>},
     {"fma.rn.ftz.f32", "w,w,w,w", ternary<flushing<fma>, float>},
     {"fma.rm.f32", "w,w,w,w", ternary<fma_down, float>},
+    {"fma.rn.bf16", "h,h,h,h", ternary<fma_bfloat16, uint16_t>},
     {"div.rn.f32", "w,w,w", binary<quotient, float>},
     {"div.rn.f64", "d,d,d", binary<quotient, double>},
     {"div.full.f32", "w,w,w", binary<quotient, float>},
@@ -255,6 +279,7 @@ constexpr Instruction kInstructions[] = {
     {"sqrt.approx.ftz.f32", "w,w", unary<flushing<root>, float>},
     {"ex2.approx.f32", "w,w", unary<power_of_two, float>},
     {"ex2.approx.ftz.f32", "w,w", unary<flushing<power_of_two>, float>},
+    {"abs.f16", "h,h", unary<half_absolute, uint16_t>},
     {"abs.f32", "w,w", unary<float_absolute, float>},
     {"abs.f64", "d,d", unary<float_absolute, double>},
     {"abs.ftz.f32", "w,w", unary<flushing<float_absolute>, float>},

@@ -20,6 +20,7 @@ constexpr auto neu = [](auto a, auto b) { return !(a == b); };
 constexpr auto ltu = [](auto a, auto b) { return !(a >= b); };
 constexpr auto leu = [](auto a, auto b) { return !(a > b); };
 constexpr auto geu = [](auto a, auto b) { return !(a < b); };
+constexpr auto num = [](auto a, auto b) { return !std::isnan(a) && !std::isnan(b); };
 constexpr auto nan = [](auto a, auto b) { return std::isnan(a) || std::isnan(b); };
 
 template <auto F, class T>
@@ -49,6 +50,7 @@ void change(Warp& warp, const int32_t* o, Mask active) {
 constexpr Instruction kInstructions[] = {
     {"setp.eq.s16", "p,h,h", compare<eq, uint16_t>},
     {"setp.ne.s16", "p,h,h", compare<ne, uint16_t>},
+    {"setp.lt.s16", "p,h,h", compare<lt, int16_t>},
     {"setp.eq.b16", "p,h,h", compare<eq, uint16_t>},
     {"setp.ne.b16", "p,h,h", compare<ne, uint16_t>},
     {"setp.eq.b32", "p,w,w", compare<eq, uint32_t>},
@@ -97,6 +99,7 @@ constexpr Instruction kInstructions[] = {
     {"setp.leu.f64", "p,d,d", compare<leu, double>},
     {"setp.geu.f64", "p,d,d", compare<geu, double>},
     {"setp.nan.f64", "p,d,d", compare<nan, double>},
+    {"setp.num.f64", "p,d,d", compare<num, double>},
     {"selp.b16", "h,h,h,p", select<uint16_t>},
     {"selp.u16", "h,h,h,p", select<uint16_t>},
     {"selp.b32", "w,w,w,p", select<uint32_t>},

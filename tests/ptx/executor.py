@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ..emulation.build import build
 from . import syntax
 from .counts import Counts
-from .program import Program, assemble, table
+from .program import LANES, Program, assemble, table
 from .syntax import Entry, PtxError
 
 
@@ -76,7 +76,8 @@ def run(
         allowed = f"{entry.least_threads} to {entry.most_threads} threads"
         raise PtxError(f"{entry.name} runs in whole warps of {allowed}, not in {threads}")
     codes, _ = program.codes.buffer_info()
-    constants = program.constants + (threads.to_bytes(4, "little") * 32)  # of %ntid.x, the next row
+    sizes = b"".join(n.to_bytes(4, "little") * LANES for n in (threads, blocks))  # %ntid.x and %nctaid.x
+    constants = program.constants + sizes
     given = _Program(
         codes,
         len(entry.instructions),

@@ -60,8 +60,8 @@ def compared(how: str, a, b) -> bool:
     """Of floating-point numbers, ``ne`` is false where one is a NaN, as all are but ``nan`` and those that end in u."""
     if is_nan(a) or is_nan(b):
         return how == "nan" or how.endswith("u")
-    if how == "nan":
-        return False
+    if how in ("nan", "num"):
+        return how == "num"
     return getattr(operator, how.removesuffix("u"))(a, b)
 
 
@@ -110,6 +110,7 @@ GENERAL: dict[str, Callable] = {
     "shl": lambda a, n: a << min(n, 64),
     "shr": lambda a, n: a >> min(n, 64),
     "bfi": inserted,
+    "shf.l.wrap": lambda a, b, n: ((b << 32 | a) << n % 32) >> 32,
     "add": operator.add,
     "sub": operator.sub,
     "neg": operator.neg,
@@ -307,13 +308,17 @@ def law(opcode: str) -> Callable[..., Bits]:
         return _converted(found[2], found[3], found[1] or "")
     if found := re.fullmatch(r"setp\.(\w+)\.(\w+)", opcode):
         return lambda a, b: int(compared(found[1], read(found[2], a), read(found[2], b)))
-    name, mode, kind = re.fullmatch(r"([a-z]+(?:\.lo|\.hi|\.wide)?)(?:\.(r[nm]))?\.([a-z]+\d+)", opcode).groups()
+    name, mode, kind = re.fullmatch(
+        r"([a-z]+(?:\.lo|\.hi|\.wide|\.l\.wrap)?)(?:\.(r[nm]))?\.([a-z]+\d+)", opcode
+    ).groups()
     if kind in FORMATS:
         return _floating(name, kind, mode or "rn")
     width = int(kind[1:])
     general = GENERAL.get(name) or {"mul.hi": lambda a, b: a * b >> width}[name]
     amount, all_ = (1,), (0, 1, 2, 3)  # that of a shift is unsigned
-    as_it_is = {"shl": amount, "shr": amount, "bfi": all_, "selp": all_, "mad.wide": (2,)}.get(name, ())
+    as_it_is = {"shl": amount, "shr": amount, "bfi": all_, "shf.l.wrap": all_, "selp": all_, "mad.wide": (2,)}.get(
+        name, ()
+    )
 
     def of_integers(*bits: int) -> Bits:
         given = [b if i in as_it_is else read(kind, b) for i, b in enumerate(bits)]

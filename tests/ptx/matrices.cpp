@@ -1,4 +1,5 @@
 // Matrix instructions, which take their operands from all lanes of a warp.
+#include <cmath>
 #include <cstring>
 
 #include "accesses.h"
@@ -58,6 +59,22 @@ void multiply_matrices(Warp& warp, const int32_t* o, Mask active) {
     });
 }
 
+// The same in float64 for A [8, 4], B [4, 8] and C [8, 8]. A lane has a number of A in row g and column t, one of B in
+// row t and column g, and two of C and D in row g and columns 2·t and 2·t + 1.
+void multiply_matrices_f64(Warp& warp, const int32_t* o, Mask active) {
+  constexpr int kDepth = 4;
+  const double *a = warp.row<double>(o[2]), *b = warp.row<double>(o[3]);
+  double out[2][kLanes];
+  for (int i = 0; i < 2; ++i)
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int row = lane / 4, column = 2 * (lane % 4) + i;
+      double sum = warp.row<double>(o[4 + i])[lane];
+      for (int k = 0; k < kDepth; ++k) sum = std::fma(a[4 * row + k], b[4 * column + k], sum);
+      out[i][lane] = sum;
+    }
+  for (int i = 0; i < 2; ++i) store(warp.row<double>(o[i]), active, [&](int lane) { return out[i][lane]; });
+}
+
 // Loads N matrices of 8 rows of 8 halves, or their transposes. Lane r + 8·m has the address of row r of matrix m. With
 // g = lane / 4 and t = lane % 4, register m of a lane takes columns 2·t and 2·t + 1 of row g of matrix m.
 template <int N, bool TRANSPOSED>
@@ -82,6 +99,7 @@ constexpr Instruction kInstructions[] = {
     {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", kProduct, multiply_matrices<F16>, Flow::together},
     {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", kProduct, multiply_matrices<Bf16>, Flow::together},
     {"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", kProduct, multiply_matrices<Tf32>, Flow::together},
+    {"mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64", "{d,d},d,d,{d,d}", multiply_matrices_f64, Flow::together},
     {"ldmatrix.sync.aligned.m8n8.x1.shared.b16", "w,[w+#]", load_matrices<1, false>, Flow::together},
     {"ldmatrix.sync.aligned.m8n8.x2.shared.b16", "{w,w},[w+#]", load_matrices<2, false>, Flow::together},
     {"ldmatrix.sync.aligned.m8n8.x4.shared.b16", "{w,w,w,w},[w+#]", load_matrices<4, false>, Flow::together},

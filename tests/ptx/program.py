@@ -16,8 +16,8 @@ OPERANDS = 16
 #: The width in bits of a register, by the letter that stands for it in the machine's table.
 LETTERS = {"p": 1, "h": 16, "w": 32, "d": 64}
 
-#: The first of them is the first row after the constants.
-SPECIAL = ("%ntid.x", "%tid.x", "%ctaid.x")
+#: The first two are the same for every thread of a launch, and are the first rows after the constants.
+SPECIAL = ("%ntid.x", "%nctaid.x", "%tid.x", "%ctaid.x")
 
 _REGISTER = re.compile(r"(%[a-z]+)\d*")
 

@@ -11,7 +11,7 @@ import torch
 
 from . import laws
 from .executor import decoded, library, run
-from .formats import F16, F32, F64, rounded
+from .formats import BF16, F16, F32, F64, rounded
 from .laws import Undefined, law
 from .program import LETTERS, Known, table
 from .syntax import PtxError, entry, tokens
@@ -115,7 +115,7 @@ def executed(opcode: str, known: Known, operands: list[list[int]]) -> list[list[
 
 def agrees(found: int, expected: int | range | None, width: int) -> bool:
     if expected is None:
-        form = {32: F32, 64: F64}[width]
+        form = {16: F16, 32: F32, 64: F64}[width]
         return found & (form.sign - 1) > form.infinity
     return found in expected if isinstance(expected, range) else found == expected
 
@@ -130,11 +130,11 @@ def drawn(opcode: str, known: Known) -> list[list[int]]:
     if re.match(r"(add|sub)\.(rn|f)|setp", opcode):  # the same number on both sides, and its negative
         top = 1 << (ins[0] - 1)
         operands[1][:200] = [bits ^ (i % 2 * top) for i, bits in enumerate(operands[0][:200])]
-    if opcode.startswith(("shl", "shr", "bfi", "bfe")):  # by about as many bits as there are
-        for amounts in operands[2 if opcode.startswith("bfi") else 1 :]:
+    if opcode.startswith(("shl", "shr", "bfi", "bfe", "shf")):  # by about as many bits as there are
+        for amounts in operands[2 if opcode.startswith(("bfi", "shf")) else 1 :]:
             amounts[:900] = [generator.randrange(70) for _ in range(900)]
     if opcode.startswith("fma"):  # a sum, which is often halfway between two numbers
-        form = {32: F32, 64: F64}[ins[0]]
+        form = {16: BF16, 32: F32, 64: F64}[ins[0]]
         operands[1][:500] = [form.exponent << (form.precision - 1)] * 500
     return operands
 

@@ -87,6 +87,22 @@ def test_a_matrix_instruction_is_a_product(dtype):
     torch.testing.assert_close(found.double(), expected, rtol=2**-23, atol=0)
 
 
+def test_a_matrix_instruction_in_float64_is_a_product():
+    atom = independent("SM80_8x8x4_F64F64F64F64_TN")
+    assert atom.ptx == "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64"
+    a, b, c = (rand(*shape, dtype=torch.float64, seed=sum(shape)) for shape in ((8, 4), (4, 8), (8, 8)))
+    layouts = (atom.a_layout, 1), (atom.b_layout, 1), (atom.c_layout, 2)
+    of_a, of_b, of_c = (places(layout, 8, values) for layout, values in layouts)
+    out = torch.empty(32, 2, dtype=torch.float64)
+    lines = ["mul.wide.u32 %rd9, %r0, 8;", "mul.wide.u32 %rd10, %r0, 16;", "add.s64 %rd0, %rd0, %rd9;"]
+    lines += ["add.s64 %rd1, %rd1, %rd9;", "add.s64 %rd2, %rd2, %rd10;", "add.s64 %rd3, %rd3, %rd10;"]
+    lines += ["ld.global.b64 %rd20, [%rd0];", "ld.global.b64 %rd21, [%rd1];", "ld.global.v2.b64 {%rd22,%rd23}, [%rd2];"]
+    lines += [f"{atom.ptx} {{%rd24,%rd25}}, {{%rd20}}, {{%rd21}}, {{%rd22,%rd23}};"]
+    tensors = [t.contiguous() for t in (a[of_a], b.t()[of_b], c[of_c])]
+    execute([*lines, "st.global.v2.b64 [%rd3], {%rd24,%rd25};"], *tensors, out)
+    torch.testing.assert_close(out, (a @ b + c)[of_c], rtol=0, atol=1e-15)
+
+
 @pytest.mark.parametrize("dtype", MATRICES, ids=str)
 def test_a_matrix_instruction_takes_a_whole_warp(dtype):
     registers = "{%f5,%f6,%f7,%f8}, {%r1,%r2,%r3,%r4}, {%r5,%r6}, {%f1,%f2,%f3,%f4}"
