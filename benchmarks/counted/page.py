@@ -120,8 +120,8 @@ and what ptxas makes of PTX are not in it.
 
 STAYS = """## What stays, and why
 
-* **float64** finds where the rows and columns of a tile read, in the forward pass of an interpolation and in `angle`: to
-  the last bit as the definition does, on which law 1 rests. Two of eight warps do it, once for each tile and member.
+* **float64** finds where the rows and columns of a tile read, in the forward pass of an interpolation and in `angle`:
+  to the last bit as the definition does, on which law 1 rests. Two of eight warps do it, once for each tile and member.
   Where it is the longest unit of an RTX 4090, the table above says so.
 * **Integers** are most of what is left: addresses of pixels in 64 bits, since images may lie anywhere in memory; and
   nine candidates for each pixel of a transposed interpolation, of which about four are readers.
