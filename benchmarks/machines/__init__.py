@@ -1,1 +1,1 @@
-"""What several processes cost and gain: the tables of docs/many_machines.md."""
+"""What several processes cost and gain: the table of docs/many_machines.md."""

@@ -1,17 +1,16 @@
-"""``python -m benchmarks.machines [--write] [--quick]``: the tables of docs/many_machines.md."""
+"""``python -m benchmarks.machines [--write] [--quick]``: the table of docs/many_machines.md."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 
-from . import data_sets, training
+from . import training
 from .training import Setting
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "many_machines.md"
@@ -52,31 +51,6 @@ def steps_table(quick: bool) -> str:
     return "\n".join(lines)
 
 
-def rates_table(quick: bool) -> str:
-    """Least processor time of some rounds, in which one and two processes take turns."""
-    rounds, count, images = (1, 20, 32) if quick else (3, 80, 32)
-    lines = ["| work | 1 process, ms an image | 2 processes, ms an image | gain on two cores |", "|---|---|---|---|"]
-    ways = [Setting(wrapper, n, group, images) for group in ("C4", "D8") for wrapper, n in (("none", 1), ("DDP", 2))]
-    found = training.measure(ways * rounds, 3)
-    for first in range(0, len(ways), 2):
-        # Both processes of a step work alike.
-        one, two = (min(each.seconds for each in found[i :: len(ways)]) for i in (first, first + 1))
-        lines.append(_row(f"training step, {ways[first].group}", one / images, 2 * two / images))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data_sets.draw(folder / "in", count)
-        one, two = (
-            min(data_sets.seconds(folder / "in", folder / f"{n}-{i}", "C4", n) for i in range(1 if quick else 2))
-            for n in (1, 2)
-        )
-        lines.append(_row("`equifast canonicalize`, C4", one / count, two / count))
-    return "\n".join(lines)
-
-
-def _row(work: str, one: float, two: float) -> str:
-    return f"| {work} | {1000 * one:.1f} | {1000 * two:.1f} | {2 * one / two:.2f}× |"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="into docs/many_machines.md")
@@ -84,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     about = f"torch {torch.__version__}, {os.cpu_count()} cores, one thread for each process, gloo, {when}."
-    tables = {"steps": steps_table(options.quick), "rates": rates_table(options.quick)}
+    tables = {"steps": steps_table(options.quick)}
     for name, table in tables.items():
         print(f"{table}\n\n{about}\n")
         if options.write:

@@ -1,10 +1,12 @@
 """`equifast canonicalize` over folders and archives: nothing lost, nothing twice, whenever it is killed."""
 
+import contextlib
 import io
 import itertools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tarfile
@@ -284,6 +286,8 @@ def test_killed_at_random_nothing_is_lost_and_nothing_done_twice(tmp_path, recor
         time.sleep(chance.random() * 0.02)
         for process in chance.sample(processes, len(processes)):
             process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.join()
         partial.add(outputs(output))
     assert len([count for count in partial if 0 < count < total]) > 2  # it was killed in between
