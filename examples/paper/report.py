@@ -23,7 +23,8 @@ INTRODUCTION = """# Does it work?
 
 Written by `python -m paper --report` from the results in `examples/paper/results`; edits here will be lost.
 `make paper` repeats the experiments of the paper (arXiv 2405.14089) on all of MNIST and Fashion-MNIST, which can be
-fetched from package registries; the paper's own data sets cannot.
+fetched from package registries; the paper's own data sets cannot. [On real pictures](real_pictures.md) tells what
+canonicalization does for pretrained networks on photographs, and `make demo` shows it on faces and on text.
 """
 
 COLUMNS = """*Vanilla*: the classifier alone, trained on upright images. *Augmentation*: the same classifier, trained
