@@ -49,9 +49,11 @@ NAME = _name()
 def by_backend(cpu: Any, small: Any, **own: Any) -> Any:
     """A table of cases: the whole one for the native library, a small one elsewhere, unless a backend has its own.
 
-    An interpreted or emulated kernel is 100 to 1000 times slower than a compiled one.
+    An interpreted or emulated kernel is 100 to 1000 times slower than a compiled one. Triton's kernels in PTX get what
+    the interpreter gets, since they are compiled anew for each kind of case.
     """
-    return own.get(NAME, cpu if NAME == "cpu" else small)
+    name = "interpreter" if EMULATED == "triton" else NAME
+    return own.get(name, cpu if NAME == "cpu" else small)
 
 
 def only(*names: str, because: str) -> pytest.MarkDecorator:
