@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .device.products import dot
+from .device.products import dot, sum_of_products
 from .device.scores import store_choice
 from .device.vectors import orbit_rows, similarity
 from .host.launch import Config, Kernel, Problem
@@ -45,9 +45,9 @@ def _orbit_linear_scores_kernel(
         if bias is not None:
             v += tl.load(bias + n * b_col, mask=n < d, other=0).to(TYPE)[None, :]
         r = tl.load(reference + n * r_col, mask=n < d, other=0).to(TYPE)
-        products += tl.sum(v * r[None, :], 1)
-        squares += tl.sum(v * v, 1)
-        square += tl.sum(r * r, 0)
+        products += sum_of_products(v, r[None, :], 1)
+        squares += sum_of_products(v, v, 1)
+        square += sum_of_products(r, r, 0)
     scores = tl.reshape(similarity(products, squares, square, COSINE), (ROWS // PLACES, PLACES))
     store_choice(scores, tl.full((), beta, TYPE), activations, probabilities, element, B, E, PLACES, ROWS)
 

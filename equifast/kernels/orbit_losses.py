@@ -10,6 +10,7 @@ from torch import Tensor
 from ..dtypes import accumulate_dtype
 from .contrastive_loss import contrastive_constants, mean
 from .device.gram import gram_matrix, inverse_of, radial_part, towards
+from .device.products import sum_of_products
 from .device.scores import logits_of, score_gradient, store_choice, vector_gradient
 from .device.vectors import (
     NORMALIZE_FLOOR,
@@ -154,7 +155,7 @@ def _orbit_losses_backward_kernel(
                 PLACES, ROWS, BLOCK_D, TYPE,
             )  # fmt: skip
         tl.store(grad_vectors + row[:, None] * d + k[None, :], g, mask=mask[:, None] & (k < d)[None, :])
-        grad_r = tl.sum(across[:, None] * v, 0) - radial_r * r
+        grad_r = sum_of_products(across[:, None], v, 0) - radial_r * r
         tl.store(partial + tl.program_id(0).to(tl.int64) * d + k, grad_r, mask=k < d)
 
 

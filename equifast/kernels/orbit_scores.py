@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dtypes import accumulate_dtype
+from .device.products import sum_of_products
 from .device.scores import score_gradient, store_choice, vector_gradient
 from .device.vectors import (
     columns,
@@ -65,7 +66,7 @@ def _orbit_scores_backward_kernel(
         if COSINE:
             g -= along[:, None] * v
         tl.store(grad_vectors + row[:, None] * d + k[None, :], g, mask=mask[:, None] & (k < d)[None, :])
-        grad_r = tl.sum(across[:, None] * v, 0) - radial * r
+        grad_r = sum_of_products(across[:, None], v, 0) - radial * r
         tl.store(partial + tl.program_id(0).to(tl.int64) * d + k, grad_r, mask=k < d)
 
 

@@ -1,6 +1,5 @@
 // Instructions that compute numbers, as the manual of PTX ISA 9.0 defines them. Where it allows an error (.approx), the
-// exact result is rounded once. Floating-point results that are NaN have the bits that a CPU gives them, not those of a
-// GPU, but for conversions.
+// exact result is rounded once.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -18,6 +17,17 @@ To cast_bits(From value) {
   std::memcpy(&out, &value, sizeof out);
   return out;
 }
+
+// `F`, whose result has the bits that a GPU gives to it where it is a NaN. Those of float64 may be others on a GPU, but
+// they are always the same here, as lanes may hold copies of a result.
+template <auto F>
+constexpr auto number = [](auto... a) {
+  using T = decltype(F(a...));
+  const T result = F(a...);
+  if (result == result) return result;
+  if constexpr (sizeof(T) == 4) return cast_bits<T>(UINT32_C(0x7FFFFFFF));
+  else return cast_bits<T>(UINT64_C(0x7FFFFFFFFFFFFFFF));
+};
 
 constexpr auto add = [](auto a, auto b) { return a + b; };
 constexpr auto subtract = [](auto a, auto b) { return a - b; };
@@ -108,6 +118,7 @@ constexpr auto float_max = [](auto a, auto b) {  // a NaN is left out, and +0 is
 };
 
 constexpr auto with_sign = [](auto sign, auto magnitude) { return std::copysign(magnitude, sign); };
+constexpr auto halves_absolute = [](uint32_t a) { return a & 0x7FFF7FFF; };
 constexpr auto half_absolute = [](uint16_t a) { return a & 0x7FFF; };
 constexpr auto float_absolute = [](auto a) { return std::fabs(a); };
 constexpr auto quotient = [](auto a, auto b) { return a / b; };
@@ -251,42 +262,43 @@ constexpr Instruction kInstructions[] = {
     {"bfe.s32", "w,w,w,w", map<extract<s32>, s32, s32, u32, u32>},
     {"bfe.u32", "w,w,w,w", map<extract<u32>, u32, u32, u32, u32>},
     {"prmt.b32", "w,w,w,w", ternary<permute, u32>},
-    {"add.rn.f32", "w,w,w", binary<add, float>},
-    {"add.rn.f64", "d,d,d", binary<add, double>},
-    {"add.f32", "w,w,w", binary<add, float>},
-    {"add.f64", "d,d,d", binary<add, double>},
-    {"sub.rn.f32", "w,w,w", binary<subtract, float>},
-    {"sub.rn.f64", "d,d,d", binary<subtract, double>},
-    {"sub.f32", "w,w,w", binary<subtract, float>},
-    {"sub.f64", "d,d,d", binary<subtract, double>},
-    {"mul.rn.f32", "w,w,w", binary<multiply, float>},
-    {"mul.rn.f64", "d,d,d", binary<multiply, double>},
-    {"mul.f32", "w,w,w", binary<multiply, float>},
-    {"mul.f64", "d,d,d", binary<multiply, double>},
-    {"fma.rn.f32", "w,w,w,w", ternary<fma, float>},
-    {"fma.rn.f64", "d,d,d,d", ternary<fma, double>},
-    {"fma.rn.ftz.f32", "w,w,w,w", ternary<flushing<fma>, float>},
-    {"fma.rm.f32", "w,w,w,w", ternary<fma_down, float>},
+    {"add.rn.f32", "w,w,w", binary<number<add>, float>},
+    {"add.rn.f64", "d,d,d", binary<number<add>, double>},
+    {"add.f32", "w,w,w", binary<number<add>, float>},
+    {"add.f64", "d,d,d", binary<number<add>, double>},
+    {"sub.rn.f32", "w,w,w", binary<number<subtract>, float>},
+    {"sub.rn.f64", "d,d,d", binary<number<subtract>, double>},
+    {"sub.f32", "w,w,w", binary<number<subtract>, float>},
+    {"sub.f64", "d,d,d", binary<number<subtract>, double>},
+    {"mul.rn.f32", "w,w,w", binary<number<multiply>, float>},
+    {"mul.rn.f64", "d,d,d", binary<number<multiply>, double>},
+    {"mul.f32", "w,w,w", binary<number<multiply>, float>},
+    {"mul.f64", "d,d,d", binary<number<multiply>, double>},
+    {"fma.rn.f32", "w,w,w,w", ternary<number<fma>, float>},
+    {"fma.rn.f64", "d,d,d,d", ternary<number<fma>, double>},
+    {"fma.rn.ftz.f32", "w,w,w,w", ternary<number<flushing<fma>>, float>},
+    {"fma.rm.f32", "w,w,w,w", ternary<number<fma_down>, float>},
     {"fma.rn.bf16", "h,h,h,h", ternary<fma_bfloat16, uint16_t>},
-    {"div.rn.f32", "w,w,w", binary<quotient, float>},
-    {"div.rn.f64", "d,d,d", binary<quotient, double>},
-    {"div.full.f32", "w,w,w", binary<quotient, float>},
-    {"rcp.rn.f32", "w,w", unary<reciprocal, float>},
-    {"rcp.rn.f64", "d,d", unary<reciprocal, double>},
+    {"div.rn.f32", "w,w,w", binary<number<quotient>, float>},
+    {"div.rn.f64", "d,d,d", binary<number<quotient>, double>},
+    {"div.full.f32", "w,w,w", binary<number<quotient>, float>},
+    {"rcp.rn.f32", "w,w", unary<number<reciprocal>, float>},
+    {"rcp.rn.f64", "d,d", unary<number<reciprocal>, double>},
     {"rcp.approx.ftz.f64", "d,d", unary<rough_reciprocal, double>},
-    {"sqrt.rn.f32", "w,w", unary<root, float>},
-    {"sqrt.rn.f64", "d,d", unary<root, double>},
-    {"sqrt.approx.ftz.f32", "w,w", unary<flushing<root>, float>},
-    {"ex2.approx.f32", "w,w", unary<power_of_two, float>},
-    {"ex2.approx.ftz.f32", "w,w", unary<flushing<power_of_two>, float>},
+    {"sqrt.rn.f32", "w,w", unary<number<root>, float>},
+    {"sqrt.rn.f64", "d,d", unary<number<root>, double>},
+    {"sqrt.approx.ftz.f32", "w,w", unary<number<flushing<root>>, float>},
+    {"ex2.approx.f32", "w,w", unary<number<power_of_two>, float>},
+    {"ex2.approx.ftz.f32", "w,w", unary<number<flushing<power_of_two>>, float>},
     {"abs.f16", "h,h", unary<half_absolute, uint16_t>},
+    {"abs.f16x2", "w,w", unary<halves_absolute, u32>},
     {"abs.f32", "w,w", unary<float_absolute, float>},
     {"abs.f64", "d,d", unary<float_absolute, double>},
     {"abs.ftz.f32", "w,w", unary<flushing<float_absolute>, float>},
     {"neg.f32", "w,w", unary<negative, float>},
     {"neg.f64", "d,d", unary<negative, double>},
-    {"max.f32", "w,w,w", binary<float_max, float>},
-    {"max.f64", "d,d,d", binary<float_max, double>},
+    {"max.f32", "w,w,w", binary<number<float_max>, float>},
+    {"max.f64", "d,d,d", binary<number<float_max>, double>},
     {"copysign.f32", "w,w,w", binary<with_sign, float>},
     {"copysign.f64", "d,d,d", binary<with_sign, double>},
     {"cvt.s32.s16", "w,h", map<same, s32, int16_t>},

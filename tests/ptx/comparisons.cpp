@@ -20,7 +20,7 @@ constexpr auto neu = [](auto a, auto b) { return !(a == b); };
 constexpr auto ltu = [](auto a, auto b) { return !(a >= b); };
 constexpr auto leu = [](auto a, auto b) { return !(a > b); };
 constexpr auto geu = [](auto a, auto b) { return !(a < b); };
-constexpr auto num = [](auto a, auto b) { return !std::isnan(a) && !std::isnan(b); };
+constexpr auto num = [](auto a, auto b) { return a == a && b == b; };
 constexpr auto nan = [](auto a, auto b) { return std::isnan(a) || std::isnan(b); };
 
 template <auto F, class T>
@@ -99,6 +99,8 @@ constexpr Instruction kInstructions[] = {
     {"setp.leu.f64", "p,d,d", compare<leu, double>},
     {"setp.geu.f64", "p,d,d", compare<geu, double>},
     {"setp.nan.f64", "p,d,d", compare<nan, double>},
+    {"setp.num.f16", "p,h,h", compare<num, _Float16>},
+    {"setp.num.f32", "p,w,w", compare<num, float>},
     {"setp.num.f64", "p,d,d", compare<num, double>},
     {"selp.b16", "h,h,h,p", select<uint16_t>},
     {"selp.u16", "h,h,h,p", select<uint16_t>},

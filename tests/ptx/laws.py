@@ -279,6 +279,7 @@ def _converted(to: str, kind: str, mode: str) -> Callable[[int], Bits]:
 OWN: dict[str, Callable[..., Bits]] = {
     "bfe.s32": extracted("s32"),
     "bfe.u32": extracted("u32"),
+    "abs.f16x2": lambda a: a & 0x7FFF7FFF,
     "prmt.b32": permuted,
     "div.full.f32": near(divided, 2),
     "sqrt.approx.ftz.f32": flushing(near(root, 1)),

@@ -145,6 +145,7 @@ constexpr Instruction kInstructions[] = {
     {"st.shared.b16", "[w+#],h", save<Shared, uint16_t>},
     {"st.shared.v2.b16", "[w+#],{h,h}", save<Shared, uint16_t, uint16_t, 2>},
     {"st.shared.v4.b16", "[w+#],{h,h,h,h}", save<Shared, uint16_t, uint16_t, 4>},
+    {"st.shared.b16", "[w+#],d", save<Shared, uint16_t, u64>},
     {"st.shared.b32", "[w+#],w", save<Shared, u32>},
     {"st.shared.v2.b32", "[w+#],{w,w}", save<Shared, u32, u32, 2>},
     {"st.shared.v4.b32", "[w+#],{w,w,w,w}", save<Shared, u32, u32, 4>},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .products import sum_of_products
 from .vectors import NORMALIZE_FLOOR, at_least, columns, load_rows, vector_pointers
 
 
@@ -17,7 +18,7 @@ def lengths(rows, stride, mask, d, ROWS: tl.constexpr, BLOCK_D: tl.constexpr, TY
     squares = tl.zeros((ROWS,), TYPE)
     for start in tl.range(0, d, BLOCK_D):
         v = load_rows(rows, columns(start, BLOCK_D), stride, mask, d, TYPE)
-        squares += tl.sum(v * v, 1)
+        squares += sum_of_products(v, v, 1)
     return at_least(tl.sqrt(squares), NORMALIZE_FLOOR)
 
 
@@ -48,13 +49,13 @@ def gram_matrix(
     for h in tl.range(0, E, loop_unroll_factor=2):
         others = own + (h - e).to(tl.int64) * B * v_row
         if WHOLE:
-            product = tl.sum(whole * load_rows(others, columns(0, BLOCK_D), v_col, mask, d, TYPE), 1)
+            product = sum_of_products(whole, load_rows(others, columns(0, BLOCK_D), v_col, mask, d, TYPE), 1)
         else:
             product = tl.zeros((ROWS,), TYPE)
             for start in tl.range(0, d, BLOCK_D):
                 k = columns(start, BLOCK_D)
                 v = load_rows(own, k, v_col, mask, d, TYPE)
-                product += tl.sum(v * load_rows(others, k, v_col, mask, d, TYPE), 1)
+                product += sum_of_products(v, load_rows(others, k, v_col, mask, d, TYPE), 1)
         if NORMALIZE:
             product = product / length / of_element(length, h, PLACES, ROWS)
         product = tl.where(e == h, 0, product)
@@ -102,5 +103,5 @@ def radial_part(
         g = towards(
             vectors, inverse, gram, sample, e, mask, k, B, E, d, v_row, v_col, True, PLACES, ROWS, BLOCK_D, TYPE
         )  # fmt: skip
-        radial += tl.sum(g * load_rows(own, k, v_col, mask & (inverse > 0), d, TYPE), 1)
+        radial += sum_of_products(g, load_rows(own, k, v_col, mask & (inverse > 0), d, TYPE), 1)
     return radial * inverse * inverse

@@ -1,4 +1,4 @@
-"""Matrix products of two tiles."""
+"""Products of two tiles."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ def dot(a, b, acc, TYPE: tl.constexpr, PRECISION: tl.constexpr):
     if INTERPRETED:  # Triton's interpreter multiplies bfloat16 as if its bits were integers.
         a, b = a.to(TYPE), b.to(TYPE)
     return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=TYPE)
+
+
+@triton.jit
+def sum_of_products(a, b, axis: tl.constexpr):
+    """``Σ a·b`` along an axis of two tiles.
+
+    Several threads hold copies of a sum, and one of them stores it. They add up by exchanging what they have: each adds
+    the other's product to its own. A compiler that may contract makes one instruction of that, which rounds the other's
+    product and not its own, so copies differ. The product is written as a fused one here, which nothing is fused with.
+    """
+    a, b = tl.broadcast(a, b)
+    return tl.sum(tl.fma(a, b, tl.zeros(a.shape, a.dtype)), axis)

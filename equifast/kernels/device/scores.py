@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .products import sum_of_products
 from .vectors import COSINE_FLOOR, at_least, orbit_table
 
 
@@ -66,7 +67,7 @@ def score_gradient(
         grad += tl.load(grad_activations + sample * a_row + e * a_col, mask=mask, other=0).to(TYPE)
     if grad_probabilities is not None:
         gp = tl.load(grad_probabilities + sample * p_row + e * p_col, mask=mask, other=0).to(TYPE)
-        grad += tl.where(mask, beta * p * (gp - tl.sum(p * gp, 1)[:, None]), 0)
+        grad += tl.where(mask, beta * p * (gp - sum_of_products(p, gp, 1)[:, None]), 0)
     return grad, p == p
 
 

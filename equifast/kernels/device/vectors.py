@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .products import sum_of_products
+
 #: Smallest norms to divide by: as `torch.nn.functional.cosine_similarity` and `normalize` have them.
 COSINE_FLOOR = tl.constexpr(1e-8)
 NORMALIZE_FLOOR = tl.constexpr(1e-12)
@@ -71,9 +73,9 @@ def measure(
         k = columns(start, BLOCK_D)
         r = tl.load(reference + k * reference_stride, mask=k < d, other=0).to(TYPE)
         v = load_rows(rows, k, stride, mask, d, TYPE)
-        products += tl.sum(v * r[None, :], 1)
-        squares += tl.sum(v * v, 1)
-        square += tl.sum(r * r, 0)
+        products += sum_of_products(v, r[None, :], 1)
+        squares += sum_of_products(v, v, 1)
+        square += sum_of_products(r, r, 0)
     return products, squares, square
 
 
