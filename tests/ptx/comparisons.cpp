@@ -31,6 +31,17 @@ void compare(Warp& warp, const int32_t* o, Mask active) {
   set_predicate(warp, o[0], active, bits);
 }
 
+// The same of two halves: a predicate for the lower ones, and one for the upper.
+template <auto F>
+void compare_halves(Warp& warp, const int32_t* o, Mask active) {
+  const auto *a = warp.row<_Float16>(o[2]), *b = warp.row<_Float16>(o[3]);
+  for (int half = 0; half < 2; ++half) {
+    Mask bits = 0;
+    for (int i = 0; i < kLanes; ++i) bits |= static_cast<Mask>(F(a[2 * i + half], b[2 * i + half])) << i;
+    set_predicate(warp, o[half], active, bits);
+  }
+}
+
 template <class T>
 void select(Warp& warp, const int32_t* o, Mask active) {
   const T *a = warp.row<T>(o[1]), *b = warp.row<T>(o[2]);
@@ -75,6 +86,11 @@ constexpr Instruction kInstructions[] = {
     {"setp.ge.s64", "p,d,d", compare<ge, int64_t>},
     {"setp.lt.u64", "p,d,d", compare<lt, uint64_t>},
     {"setp.ne.f16", "p,h,h", compare<different, _Float16>},
+    {"setp.neu.f16", "p,h,h", compare<neu, _Float16>},
+    {"setp.ne.f16x2", "p|p,w,w", compare_halves<different>},
+    {"setp.equ.f16x2", "p|p,w,w", compare_halves<equ>},
+    {"setp.neu.f16x2", "p|p,w,w", compare_halves<neu>},
+    {"setp.num.f16x2", "p|p,w,w", compare_halves<num>},
     {"setp.equ.f16", "p,h,h", compare<equ, _Float16>},
     {"setp.eq.f32", "p,w,w", compare<eq, float>},
     {"setp.ne.f32", "p,w,w", compare<different, float>},

@@ -150,6 +150,12 @@ def test_an_instruction_obeys_its_law(opcode, known):
             pair = [row[lane] for row in (found if len(outs) == 2 else operands)]
             assert pair[0] + (pair[1] << half) == (operands if len(outs) == 2 else found)[0][lane]
         return
+    if "|" in known.written:  # a predicate for the lower halves, then one for the upper
+        of_half = law(opcode.removesuffix("x2"))
+        for lane, given in enumerate(zip(*operands, strict=True)):
+            for predicates, shift in zip(found, (0, 16), strict=True):
+                assert predicates[lane] == of_half(*(bits >> shift & 0xFFFF for bits in given))
+        return
     for lane, given in enumerate(zip(*operands, strict=True)):
         expected = law(opcode)(*given)
         assert agrees(found[0][lane], expected, outs[0]), (list(map(hex, given)), hex(found[0][lane]), expected)

@@ -65,7 +65,7 @@ void convolve(const ConvArgs& args, const Tensor& like, Stream stream) {
 std::optional<Tensor> base_images(const Tensor& x, const MembersOnDevice& orbit_members,
                                   const std::string& padding_mode) {
   if (orbit_members.bases.empty()) return std::nullopt;
-  return orbit(x, std::nullopt, orbit_members.base_rows(), {}, {}, padding_mode, /*adjoint=*/false);
+  return orbit(x, std::nullopt, orbit_members.base_rows(), std::nullopt, std::nullopt, padding_mode, /*adjoint=*/false);
 }
 
 // The gradient of x. All elements of one base are permutations of one base image: the transposed convolutions of their
