@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
@@ -158,7 +158,7 @@ def encoded(image: Image.Image, source: Image.Image, raw: bytes) -> bytes:
         for key, text in source.text.items():
             texts.add_text(key, text)
     elif kind == "TIFF":
-        tags = source.tag_v2  # of TiffImageFile, whose class has no other use here
+        tags = cast(Any, source).tag_v2  # of TiffImageFile, whose class has no other use here
         options["tiffinfo"] = {tag: tags[tag] for tag in TIFF_TEXT if tag in tags}
         options["compression"] = source.info.get("compression")
     elif kind in ("AVIF", "WEBP"):
