@@ -59,7 +59,8 @@ struct PlainWords {
 template <class T, int kColumnTiles>
 struct MatrixProduct : MatrixWords<T> {
   using typename MatrixWords<T>::Word;
-  static constexpr int kRows = 128, kColumns = 8 * kColumnTiles, kBlocks = kColumnTiles > 2 ? 3 : 6;
+  static constexpr int kRows = 128, kColumns = 8 * kColumnTiles;
+  static constexpr int kBlocks = kColumnTiles > 2 ? 3 : sizeof(T) == 4 ? 5 : 6;
 
   float sum[2][kColumnTiles][4] = {};
   int32_t offset[2][2];

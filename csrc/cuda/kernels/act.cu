@@ -4,9 +4,13 @@
 namespace equifast::cuda {
 namespace {
 
+// In 16 bits, what a thread holds of the element that it reads would spill where the others fit.
+template <class T, bool GATHERS>
+constexpr int kActBlocks = kTileBlocks<T, GATHERS> - (sizeof(T) == 2 && !GATHERS);
+
 // A block writes one tile of one image.
 template <class T, bool GATHERS>
-__global__ void __launch_bounds__(kTileThreads, kTileBlocks<T, GATHERS>)
+__global__ void __launch_bounds__(kTileThreads, kActBlocks<T, GATHERS>)
     act_kernel(const __grid_constant__ ResampleArgs a) {
   const Resample& r = a.resample;
   const uint32_t tiles = r.tiling.tiles();
