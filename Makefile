@@ -4,6 +4,8 @@
 # one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
 # make test-ptx: the laws of every op on the PTX of the CUDA kernels and of Triton's. Of its parts, make test runs test-ptx-few.
 # make test-compiled-newest: all Triton kernels, compiled by the newest Triton. make test-compiled compiles some by it.
+# make test-ttsem: optional, with Python 3.12 (PY312). The small laws of every op on Triton's IR, by the package ttsem, which
+# finds races between program instances. It has an environment of its own.
 # make paper: the paper's experiments, about an hour; PAPER=--quick: a few minutes. What has a result isn't run again.
 # make gpu: all that needs a GPU, with the torch that $(PYTHON) has, else with that of .venv; GPU='--dry-run' needs none.
 
@@ -11,16 +13,18 @@ TORCH := torch==2.13.0
 TRITON := triton==3.6.0
 NEWEST_TRITON := triton==3.9.0
 NEWEST := $(CURDIR)/.venv/newest-triton
+TTSEM := ttsem==0.1.0 triton==3.8.0 numpy pytest hypothesis
 # Pinned, because another release may find fault with old lines. .pre-commit-config.yaml names the same clang-format.
 CLANG_FORMAT := clang-format==20.1.8
 MYPY := 'mypy==2.4.*'
 PYTHON := python3
+PY312 := python3.12
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
 PARTS := test-library test-emulation test-ptx-few test-peers test-reference test-compiled
-.PHONY: test test-kernels test-ptx test-compiled-newest $(PARTS) demo pictures paper bench gpu wheel lint clean
+.PHONY: test test-kernels test-ptx test-ttsem test-compiled-newest $(PARTS) demo pictures paper bench gpu wheel lint clean
 
 # Two parts at a time. The first needs no peers, which are installed meanwhile. The longest is next. The last runs compilers
 # on all cores, so none is idle at the end.
@@ -54,6 +58,9 @@ test-ptx: .venv/peers
 test-ptx-few: .venv/peers
 	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx --few
 	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx --triton --few
+
+test-ttsem: build/ttsem/ready
+	EQUIFAST_EMULATION=ttsem EQUIFAST_BACKEND=reference build/ttsem/bin/python -m pytest -m sanitized tests/ops tests/ttsem
 
 test-reference: .venv/native
 	EQUIFAST_BACKEND=reference $(PY) -m pytest tests/ops
@@ -140,6 +147,13 @@ lint: .venv/lint
 .venv/peers: .venv/numpy benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
 	$(PIP) --requirement benchmarks/requirements.txt
 	$(PIP) --no-deps --requirement benchmarks/requirements-nodeps.txt
+	touch $@
+
+# The package itself is not installed here: its fallbacks stand beside its Triton kernels, without a native library.
+build/ttsem/ready:
+	$(PY312) -m venv --clear build/ttsem
+	build/ttsem/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	build/ttsem/bin/python -m pip --disable-pip-version-check install --quiet $(TTSEM)
 	touch $@
 
 clean:

@@ -9,7 +9,8 @@ Triton is imported:
 `emulation`: the CUDA kernels, compiled for the CPU. ``EQUIFAST_EMULATION=plain EQUIFAST_BACKEND=reference``,
 where a sanitizer may take the place of ``plain`` (tests/emulation/build.py), or ``ptx``: the kernels as nvcc compiles
 them, in PTX that is executed instruction by instruction; or ``triton``, Triton's kernels likewise.
-``python -m tests.ptx`` sets all of their variables, and ``python -m tests.ptx --triton``.
+``python -m tests.ptx`` sets all of their variables, and ``python -m tests.ptx --triton``. ``ttsem`` executes Triton's
+kernels in Triton's IR, by the package of that name (tests/ttsem).
 `gpu`: the kernels on the first CUDA device. ``EQUIFAST_TEST_DEVICE=cuda``, perhaps with ``EQUIFAST_BACKEND``.
 """
 
@@ -29,6 +30,8 @@ from equifast.schemas import SCHEMAS
 
 DEVICE = torch.device(os.environ.get("EQUIFAST_TEST_DEVICE", "cpu"))
 EMULATED = os.environ.get("EQUIFAST_EMULATION")
+#: The variant that the package ttsem executes.
+TTSEM = "ttsem"
 
 if EMULATED and os.environ.get("EQUIFAST_BACKEND") != "reference":
     raise RuntimeError("EQUIFAST_EMULATION needs EQUIFAST_BACKEND=reference, whose ops the emulated kernels replace")
@@ -76,7 +79,7 @@ def over(examples: int, few: Sequence[tuple], **strategies: st.SearchStrategy) -
 
 def ops() -> tuple[str, ...]:
     """The ops that this backend has kernels for; `cpu` and `reference` have all."""
-    if NAME == "interpreter":
+    if NAME == "interpreter" or EMULATED == TTSEM:
         return tuple(kernels.FILES)
     if NAME == "emulation":
         from .emulation.emulated import ops as emulated
@@ -96,7 +99,11 @@ def install() -> None:
         from benchmarks.gpu import interpreted
 
         interpreted.patch()
-    if NAME == "emulation":
+    if EMULATED == TTSEM:
+        from .ttsem.session import install as install_session
+
+        install_session()
+    elif NAME == "emulation":
         from .emulation.emulated import install as install_emulation
 
         install_emulation()

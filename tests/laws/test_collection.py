@@ -28,7 +28,7 @@ def test_a_backend_that_collects_no_law_of_an_op_is_an_error():
 @pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="installed without its Makefile")
 def test_make_runs_the_laws_on_every_backend():
     """But on a GPU, for which there is ``make gpu``."""
-    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if "-m pytest" in line]
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if "$(PY) -m pytest" in line]
     of_laws = [line for line in lines if "tests/ops" in line or "--ignore=tests/peers" in line]
     for variables in (
         "TRITON_INTERPRET=1 EQUIFAST_BACKEND=triton",
