@@ -47,7 +47,7 @@ class Budget:
         return self != FULL
 
 
-FULL = Budget("full", 60_000, 10_000, 3, 3, 2, 1, 120, (("mnist", "C4"), ("fashion", "C4")), 9)
+FULL = Budget("full", 60_000, 10_000, 3, 3, 2, 1, 60, (("mnist", "C4"), ("fashion", "C4")), 9)
 QUICK = Budget("quick", 6_000, 1_000, 1, 3, 2, 1, 24, (("mnist", "C4"),), 3)
 
 
