@@ -1,8 +1,10 @@
-"""What kernels compute in which mistakes are planted: their results, and those of the definition."""
+"""Mistakes in kernels, and what kernels compute in which they are planted: their results, and the definition's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 import torch
@@ -14,6 +16,27 @@ from ..cases import rand
 
 #: An instruction of a kind of register that all kernels have, and that is an error wherever it is executed.
 DIVIDE_BY_ZERO = "div.u32 %r1, %r1, 0;"
+
+
+@contextlib.contextmanager
+def edited(entries, places: Iterable, pattern: str, replacement: str, only: int | None = None) -> Iterator[int]:
+    """``pattern`` becomes ``replacement`` in the entries at these places of a list or a dict, wherever it is or, with
+    ``only``, where it is found for that time. Yields how often it was found."""
+    before, found = {place: entries[place] for place in places}, 0
+
+    def replaced(match: re.Match) -> str:
+        nonlocal found
+        found += 1
+        return match.expand(replacement) if only in (None, found - 1) else match[0]
+
+    for place, entry in before.items():
+        entries[place] = entry.edited(lambda text: re.sub(pattern, replaced, text))
+    assert found, f"nothing like {pattern} in {before}"
+    try:
+        yield found
+    finally:
+        for place, entry in before.items():
+            entries[place] = entry
 
 
 def moved() -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,36 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
 
 from ..cases import assert_near, assert_near_overall, assert_same
 from ..emulation import emulated
-from .runs import DIVIDE_BY_ZERO, averaged, caught, convolved, moved, scored, summed
+from .runs import DIVIDE_BY_ZERO, averaged, caught, convolved, edited, moved, scored, summed
 
 
-@contextlib.contextmanager
-def planted(kernel: str, pattern: str, replacement: str, only: int | None = None) -> Iterator[int]:
-    """``pattern`` becomes ``replacement`` in the text of a kernel, wherever it is or, with ``only``, where it is found
-    for that time. Yields how often it was found."""
+def planted(kernel: str, pattern: str, replacement: str, only: int | None = None) -> AbstractContextManager[int]:
+    """A mistake in a kernel, as `edited` makes it."""
     entries = emulated.LAUNCHES[0].entries
     (name,) = [name for name in entries if f"::{kernel}(" in name]
-    found = 0
-
-    def replaced(match: re.Match) -> str:
-        nonlocal found
-        found += 1
-        return match.expand(replacement) if only in (None, found - 1) else match[0]
-
-    before = entries[name]
-    entries[name] = before.edited(lambda text: re.sub(pattern, replaced, text))
-    assert found, f"{name} has nothing like {pattern}"
-    try:
-        yield found
-    finally:
-        entries[name] = before
+    return edited(entries, [name], pattern, replacement, only)
 
 
 ACT = "act_kernel<float, false>"

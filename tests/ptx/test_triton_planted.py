@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from equifast import reference
 from ..cases import assert_near, assert_near_overall, assert_same, rand
 from ..emulation import emulated
 from .launches import Entry
-from .runs import DIVIDE_BY_ZERO, averaged, caught, convolved, moved, scored
+from .runs import DIVIDE_BY_ZERO, averaged, caught, convolved, edited, moved, scored
 
 ACT, SCORES, AVERAGE = "_act_kernel", "_orbit_scores_kernel", "_orbit_average_kernel"
 CONVOLVE, COPYING = "_orbit_conv2d_grad_input_kernel", "_orbit_conv2d_kernel"
@@ -35,27 +36,12 @@ RUNS = {ACT: moved, SCORES: scored, CONVOLVE: convolved, COPYING: copied, AVERAG
 UNORDERED = "no barrier between|no thread of the block has written|a copy writes that nobody has waited for"
 
 
-@contextlib.contextmanager
-def planted(kernel: str, pattern: str, replacement: str, only: int | None = None) -> Iterator[int]:
-    """``pattern`` becomes ``replacement`` in all that a kernel was compiled to for its run, wherever it is or, with
-    ``only``, where it is found for that time. Yields how often it was found."""
-    entries = emulated.GPUS[0].entries
+def planted(kernel: str, pattern: str, replacement: str, only: int | None = None) -> AbstractContextManager[int]:
+    """A mistake in all that a kernel was compiled to for its run, as `edited` makes it."""
     RUNS[kernel]()
-    before, found = list(entries), 0
-
-    def replaced(match: re.Match) -> str:
-        nonlocal found
-        found += 1
-        return match.expand(replacement) if only in (None, found - 1) else match[0]
-
-    for i, entry in enumerate(before):
-        if entry.name == kernel:
-            entries[i] = entry.edited(lambda text: re.sub(pattern, replaced, text))
-    assert found, f"{kernel} has nothing like {pattern}"
-    try:
-        yield found
-    finally:
-        entries[:] = before
+    entries = emulated.GPUS[0].entries
+    places = [i for i, entry in enumerate(entries) if entry.name == kernel]
+    return edited(entries, places, pattern, replacement, only)
 
 
 def test_without_mistakes_all_pass():
