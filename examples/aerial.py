@@ -167,7 +167,7 @@ def run(photographs: dict[str, Windows], epochs: int, seeds: int) -> tuple[list[
                 for method in METHODS:
                     torch.manual_seed(seed)
                     model = Model(method)
-                    about = {"test": name, "seed": seed, "seconds": round(train(model, windows, epochs), 2)}
+                    about = {"test": name, "seed": seed, "seconds": round(train(model, windows, epochs), 4)}
                     results = {"method": method.name, **about, **measure(trees(model, test.images), test.labels)}
                     if model.canonicalizer is not None:
                         results |= choices(model, windows, test)
