@@ -13,6 +13,7 @@ from equifast.dtypes import accumulate_dtype
 from equifast.frames import carrying_table, lifting_table
 from equifast.geometry import IDENTITY, ROW, factor, rows
 from equifast.nn import GroupBatchNorm, GroupConv2d, LiftConv2d, OrbitConv2d, PooledGroupConv2d
+from equifast.nn.cosets import Cosets
 
 from .cases import DTYPES, LAYOUTS, assert_near, assert_near_overall, assert_same, rand
 from .test_nn import randomize
@@ -24,6 +25,19 @@ OPTIONS = [
     {"kernel_size": (2, 4), "stride": 2, "padding": 1},
     {"kernel_size": 3, "dilation": 2, "stride": (1, 2), "padding": (2, 1), "bias": False},
     {"kernel_size": 1, "padding_mode": "zeros"},
+]
+
+#: These commute with quarter turns of 6×6 maps, or with flips and half turns only, or with nothing.
+COMMUTING = [
+    ({"kernel_size": 3}, 4),
+    ({"kernel_size": 4, "stride": 2, "padding": 1}, 4),
+    ({"kernel_size": 2, "dilation": 3, "padding": 2}, 4),
+    ({"kernel_size": 3, "padding": "same"}, 4),
+    ({"kernel_size": (1, 3), "padding": (0, 1)}, 2),
+    ({"kernel_size": (3, 4), "stride": (1, 2), "padding": (0, 1), "dilation": (2, 1)}, 2),
+    ({"kernel_size": (2, 4), "stride": 2, "padding": 1}, 2),
+    ({"kernel_size": 3, "stride": 2}, 1),
+    ({"kernel_size": (3, 2), "padding": "same"}, 1),
 ]
 
 
@@ -97,6 +111,51 @@ def test_lifting_by_exact_elements_is_a_convolution_of_the_orbit(group):
     plain.load_state_dict(lift.state_dict())
     assert_same(lift(x), plain(x))
     assert_near(lift(x), F.conv2d(orbit(x, group), lift.weight, lift.bias))
+
+
+@pytest.mark.parametrize(("options", "turns"), COMMUTING, ids=str)
+@pytest.mark.parametrize("name", ["D4", "D8", "D12"])
+def test_which_elements_commute_with_a_convolution(name, options, turns):
+    """``h_q·conv2d(x, w)`` is ``conv2d(h_q·x, h_q·w)``: for quarter turns, for half turns and flips, or for none."""
+    group = as_group(name)
+    conv = made(GroupConv2d, 2, 3, group=group, dtype=torch.float64, **options)
+    x = rand(2, 2, 6, 6, dtype=torch.float64)
+    weight, sizes = conv.weight[:, :2], (conv.stride, conv.padding, conv.dilation)
+    y = F.conv2d(x, weight, None, *sizes)
+    cosets = Cosets.of(group, *y.shape[2:])
+    assert len(cosets.exact) == (8 if y.shape[2] == y.shape[3] else 4)
+    assert sorted(group.compose(t, q) for t in cosets.first for q in cosets.exact) == list(range(group.order))
+
+    def turn(t, k):
+        code = int(cosets.table[ROW * k])
+        return torch.rot90(t.flip(3) if code >= 4 else t, -code % 4, (2, 3))
+
+    def commutes(q):
+        other = F.conv2d(turn(x, q), turn(weight, q), None, *sizes)
+        return other.shape == turn(y, q).shape and torch.allclose(other, turn(y, q))
+
+    commuting = [commutes(q) for q in cosets.exact]
+    assert cosets.commute(x.shape[2:], weight.shape[2:], *sizes) == all(commuting)
+    assert sum(commuting) >= {4: 8, 2: 4, 1: 1}[turns]
+
+
+@pytest.mark.parametrize(("options", "turns"), COMMUTING, ids=str)
+@pytest.mark.parametrize("name", ["C3", "C4", "C6", "D4", "C8", "D6"])
+def test_values_and_gradients_in_training_are_those_of_the_definition(name, options, turns):
+    """Members of one coset are then channels of one image."""
+    group = as_group(name)
+    conv = made(GroupConv2d, 2, 3, group=group, dtype=torch.float64, **options).train()
+    rest = {key: value for key, value in options.items() if key != "kernel_size"}
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = rand(group.order * 2, 2, 6, 6, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
+        leaves = [x, *conv.parameters()]
+        ours, theirs = conv(x), reference.group_conv2d(x, conv.weight, conv.bias, group=group, **rest)
+        assert_near_overall(ours, theirs)
+        assert ours.is_contiguous(memory_format=memory_format)
+        upstream = rand(*ours.shape, dtype=torch.float64, seed=3)
+        pairs = zip(*(torch.autograd.grad(y, leaves, upstream) for y in (ours, theirs)), strict=True)
+        for a, b in pairs:
+            assert_near_overall(a, b, scale=4)
 
 
 def calls(group, dtype=torch.float64):

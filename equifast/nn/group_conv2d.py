@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from .. import checks
 from ..disc import within_disc
 from ..dtypes import accumulate_dtype
-from ..frames import carrying_table, lifting_table
-from ..geometry import ROW
+from ..frames import lifting_table
 from ..groups import Group, as_group
 from ..layers import ACTIVATIONS, output_size
 from ..ops._layers import layer_options
+from .cosets import Cosets, at_place, in_one_frame, in_own_frames
 from .orbit_conv2d import OrbitConv2d, Size
+from .plain import channels_last
 
 #: In rows e·B + b, the statistics of a channel are those over all members, images and pixels, so that no member is
 #: treated otherwise than another one. Therefore `torch.nn.BatchNorm2d` is equivariant as it is.
@@ -61,10 +63,11 @@ class GroupConv2d(OrbitConv2d):
         out[e] = bias + Σ_k g_k · conv2d(x[e·k], weight[:, k·C : (k + 1)·C])
 
     with the product e·k of the group, and with `act` about the centre of the output. (In frames that are turned, g_k is
-    turned likewise; see `equifast.frames`.) So every member is computed by the same arithmetic, in the same order, from
-    the same maps seen from its own place. Permuting the members of x by a left multiplication permutes the output
-    likewise, bit for bit (in eval mode), for every group, kernel, stride and padding, even where g_k interpolates.
-    Filters are never turned, so nothing blurs them.
+    turned likewise; see `equifast.frames`.) In eval mode every member is computed by the same arithmetic, in the same
+    order, from the same maps seen from its own place. Permuting the members of x by a left multiplication then permutes
+    the output likewise, bit for bit, for every group, kernel, stride and padding, even where g_k interpolates. In
+    training it does so up to rounding, and members that differ by exact elements are channels of one convolution. See
+    `nn.cosets`. Filters are turned by exact elements only, so nothing blurs them.
 
     For groups of exact elements on square maps this is the group convolution of Cohen and Welling (arXiv 1602.07576)
     with the filters ``g_k · weight[:, k·C : (k + 1)·C]``. Their map of e is ``g_e · x[e]``.
@@ -123,18 +126,23 @@ class GroupConv2d(OrbitConv2d):
         return super().forward(x)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-        total: Tensor | None = None
-        # Place by place, since the maps of all places are E times as large as the output.
-        for k, filters in enumerate(weight.chunk(self.group.order, 1)):
-            if x.is_contiguous(memory_format=torch.channels_last):
-                filters = filters.contiguous(memory_format=torch.channels_last)
-            y = F.conv2d(x, filters, None if k else bias, self.stride, self.padding, self.dilation)
-            if k:
-                table = carrying_table(self.group, *y.shape[2:])[ROW * k : ROW * (k + 1)]
-                y = torch.ops.equifast.orbit(y, None, table, [], [], self.padding_mode, False)
-            total = y if total is None else _add_at_place(total, y, self.group, k)
-        assert total is not None  # the identity is the first place
-        return ACTIVATIONS[activation](total)
+        options = (self.stride, self.padding, self.dilation)
+        is_channels_last = x.is_contiguous(memory_format=torch.channels_last)
+
+        def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            weight = channels_last(weight) if is_channels_last else weight
+            return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
+
+        kernel = weight.shape[2:]
+        size = x.shape[2:] if self.padding == "same" else output_size(x.shape[2:], kernel, *self._sizes())
+        cosets = Cosets.of(self.group, *size)
+        one_frame = self.training and len(cosets.exact) > 1 and cosets.commute(x.shape[2:], kernel, *options)
+        compute = in_one_frame if one_frame else in_own_frames
+        return ACTIVATIONS[activation](compute(x, weight, bias, cosets, convolve, self.padding_mode))
+
+    def _sizes(self) -> tuple[Sequence[int], ...]:
+        """Stride, padding and dilation, unless the padding is "same"."""
+        return self.stride, (0, 0) if isinstance(self.padding, str) else self.padding, self.dilation
 
 
 class PooledGroupConv2d(GroupConv2d):
@@ -176,7 +184,7 @@ class PooledGroupConv2d(GroupConv2d):
             # One product for each row, not one for all rows: a row's sum must not depend on its place in the batch.
             places = torch.bmm(filters.expand(x.shape[0], -1, -1), means[:, :, None])  # (E·B, E·C_out, 1)
             own = places.unflatten(1, (order, -1)).squeeze(3).unbind(1)
-            total = reduce(torch.add, (_at_place(y, self.group, k) for k, y in enumerate(own)))
+            total = reduce(torch.add, (at_place(y, self.group, k) for k, y in enumerate(own)))
             return (total if self.bias is None else total + self.bias.to(wide)).to(x.dtype)
 
     def _means_below_taps(self, x: Tensor) -> Tensor:
@@ -195,25 +203,6 @@ def _check_rows(x: Tensor, group: Group, weight: Tensor) -> None:
     checks.orbit_rows("x", x, group.order)
     if x.shape[1] * group.order != weight.shape[1]:
         raise ValueError(f"x: expected {weight.shape[1] // group.order} channels, got {checks.shape(x)}")
-
-
-def _at_place(rows: Tensor, group: Group, k: int) -> Tensor:
-    """``rows[e·k]`` for every member e, which has that member at its place k: (E·B, …) → the same."""
-    if k == 0:
-        return rows
-    members = rows.unflatten(0, (group.order, rows.shape[0] // group.order)).unbind(0)
-    return torch.cat([members[group.compose(e, k)] for e in range(group.order)])
-
-
-def _add_at_place(total: Tensor, rows: Tensor, group: Group, k: int) -> Tensor:
-    """``total + rows[e·k]`` in the memory of the total."""
-    if rows.requires_grad:
-        return total.add_(_at_place(rows, group, k))
-    # Without a copy. Autograd would record a copy of the total for each member.
-    own, others = (t.unflatten(0, (group.order, t.shape[0] // group.order)) for t in (total, rows))
-    for e in range(group.order):
-        own[e].add_(others[group.compose(e, k)])
-    return total
 
 
 def _averages(size: int, kernel: int, stride: int, padding: int, dilation: int, like: Tensor) -> Tensor:

@@ -37,7 +37,12 @@ def channels_last(x: Tensor) -> Tensor:
     """The same images in channels_last, which convolutions of many channels prefer; x itself within `torch.func.vmap`,
     which knows no memory formats.
     """
-    return x if in_vmap() else x.contiguous(memory_format=torch.channels_last)
+    if in_vmap():
+        return x
+    if x.shape[1] == 1:
+        # Images of one channel have both formats, and PyTorch takes them as contiguous unless strides say otherwise.
+        return x.contiguous().squeeze(1).unsqueeze(-1).movedim(-1, 1)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def has_hooks(module: nn.Module) -> bool:

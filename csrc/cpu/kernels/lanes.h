@@ -46,7 +46,13 @@ class Lanes {
   // Gives each lane the number of its channel.
   void repeat(const Span& s, const void* of_channels) {
     const A* from = static_cast<const A*>(of_channels) + s.first;
-    for (int64_t i = 0; i < s.lanes(); i += s.channels) std::memcpy(data() + i, from, s.channels * sizeof(A));
+    const int64_t n = s.lanes();
+    A* to = data();
+    if (s.channels == 1) {
+      for (int64_t i = 0; i < n; ++i) to[i] = *from;
+    } else {
+      for (int64_t i = 0; i < n; i += s.channels) std::memcpy(to + i, from, s.channels * sizeof(A));
+    }
   }
 
   void clear(const Span& s) { std::memset(data(), 0, s.lanes() * sizeof(A)); }
