@@ -6,6 +6,7 @@ from collections.abc import Container
 
 import torch
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..layers import ACTIVATIONS
@@ -39,10 +40,10 @@ def channels_last(x: Tensor) -> Tensor:
     """
     if in_vmap():
         return x
-    if x.shape[1] == 1:
-        # Images of one channel have both formats, and PyTorch takes them as contiguous unless strides say otherwise.
-        return x.contiguous().squeeze(1).unsqueeze(-1).movedim(-1, 1)
-    return x.contiguous(memory_format=torch.channels_last)
+    # Images of one channel are contiguous in both formats. Only a copy has the strides that PyTorch tells them by.
+    is_ambiguous = x.shape[1] == 1 and suggest_memory_format(x) != torch.channels_last
+    copy = x.clone if is_ambiguous else x.contiguous
+    return copy(memory_format=torch.channels_last)
 
 
 def has_hooks(module: nn.Module) -> bool:
