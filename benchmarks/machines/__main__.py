@@ -1,4 +1,4 @@
-"""``python -m benchmarks.machines [--write] [--quick]``: the table of docs/many_machines.md."""
+"""``python -m benchmarks.machines [--write] [--quick]``: the tables of docs/many_machines.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import training
+from . import datasets, training
 from .training import Setting
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "many_machines.md"
@@ -29,6 +29,9 @@ STEPS = [
     Setting("FSDP2", 2, "D8", 32),
 ]
 
+#: How `equifast canonicalize` grows with cores and processes.
+DATASETS = [datasets.Setting(1, 1), datasets.Setting(1, 2), datasets.Setting(2, 2)]
+
 
 def share(setting: Setting) -> float:
     """What each process sends in a step, on paper, as a multiple of all weights."""
@@ -37,17 +40,25 @@ def share(setting: Setting) -> float:
 
 
 def steps_table(quick: bool) -> str:
-    lines = [
-        "| wrapper | processes | group | images a step | peak, MiB | kept, MiB | sent, MiB | sent on paper, MiB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    columns = ["wrapper", "processes", "group", "images a step", "images a second"]
+    columns += ["peak, MiB", "kept, MiB", "sent, MiB", "sent on paper, MiB"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     settings = STEPS[:1] + STEPS[4:5] if quick else STEPS
-    for setting, found in zip(settings, training.measure(settings, 3), strict=True):
+    for setting, found in zip(settings, training.measure(settings, 3 if quick else training.STEPS), strict=True):
         sent = "–" if found.sent is None else f"{found.sent:.2f}"
         lines.append(
-            f"| {setting.wrapper} | {setting.processes} | {setting.group} | {setting.images} | {found.peak:.0f} | "
-            f"{found.kept:.2f} | {sent} | {share(setting) * found.weights:.2f} |"
+            f"| {setting.wrapper} | {setting.processes} | {setting.group} | {setting.images} | "
+            f"{setting.images / found.seconds:.0f} | {found.peak:.0f} | {found.kept:.2f} | {sent} | "
+            f"{share(setting) * found.weights:.2f} |"
         )
+    return "\n".join(lines)
+
+
+def datasets_table(quick: bool) -> str:
+    lines = ["| processes | cores | images a second |", "|---|---|---|"]
+    for setting in DATASETS[-1:] if quick else DATASETS:
+        rate = datasets.measure(setting, 4 if quick else 128)
+        lines.append(f"| {setting.processes} | {setting.cores} | {rate:.1f} |")
     return "\n".join(lines)
 
 
@@ -57,9 +68,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few, to see that it runs")
     options = parser.parse_args()
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    about = f"torch {torch.__version__}, {os.cpu_count()} cores, one thread for each process, gloo, {when}."
-    tables = {"steps": steps_table(options.quick)}
-    for name, table in tables.items():
+    machine = f"torch {torch.__version__}, {os.cpu_count()} cores"
+    tables = {
+        "steps": (steps_table(options.quick), f"{machine}, one thread for each process, gloo, {when}."),
+        "datasets": (datasets_table(options.quick), f"{machine}, {when}."),
+    }
+    for name, (table, about) in tables.items():
         print(f"{table}\n\n{about}\n")
         if options.write:
             page = PAGE.read_text()

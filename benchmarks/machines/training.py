@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,7 @@ class Setting(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Of process 0: seconds of processor time a step; MiB at the peak of a step, above what is kept; MiB of weights,
+    """Of process 0: seconds a step; MiB at the peak of a step, above what is kept; MiB of weights,
     gradients and optimizer, which are kept; MiB sent a step (None where the system doesn't tell); MiB of all weights.
     """
 
@@ -100,13 +101,13 @@ def _measure(setting: Setting, steps: int) -> Found:
     peak = _peak(step)
     before, times = _sent(), []
     for _ in range(steps):
-        start = time.process_time()
+        start = time.perf_counter()
         step()
-        times.append(time.process_time() - start)
+        times.append(time.perf_counter() - start)
     sent = None if before is None else ((_sent() or 0) - before) / 2**20 / steps
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     grads = [p.grad for p in model.parameters() if p.grad is not None]
-    return Found(min(times), peak, _mib([*model.parameters(), *grads, *states]), sent, weights)
+    return Found(median(times), peak, _mib([*model.parameters(), *grads, *states]), sent, weights)
 
 
 def _wrapped(module: nn.Module, wrapper: str) -> nn.Module:

@@ -83,7 +83,8 @@ class Chooser:
         self.score = None if self.has_group else score or "confidence"
 
     def __call__(self, images: Tensor) -> CanonicalForm:
-        x = images.to(self.device)
+        # Convolutions prefer channels_last, if not all networks do: ResNet-50 takes 0.7 of the time on a CPU.
+        x = images.to(self.device, memory_format=torch.channels_last)
         with torch.inference_mode():
             if isinstance(self.network, Canonicalizer):
                 return self.network(x)
