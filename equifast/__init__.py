@@ -22,6 +22,7 @@ else:
     from .choice import OrbitLosses, OrbitScores
     from .groups import CyclicGroup, DihedralGroup, Group, as_group
     from .nn.fusion import fuse_first_layer
+    from .nn.symmetrized import symmetrize
     from .ops import (
         act,
         crop_resize,
@@ -62,6 +63,7 @@ else:
         "orbit_scores",
         "reference",
         "scores",
+        "symmetrize",
     ]
 
     native.warn_if_slow()

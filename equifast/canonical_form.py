@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from . import checks, losses, ops, targets
+from . import averaging, checks, losses, ops, targets
 from .groups import CyclicGroup, DihedralGroup, Group, as_group
 from .targets import Targets
 
@@ -61,6 +61,48 @@ class CanonicalForm:
             representation=representation,
             padding_mode=self.padding_mode,
         )
+
+    def average(
+        self,
+        model: Callable[[Tensor], Tensor],
+        x: Tensor,
+        *,
+        top_k: int | None = None,
+        weights: str = "probabilities",
+        representation: str = "invariant",
+    ) -> Tensor:
+        """Outputs of a model, averaged over the best members of the orbit of each image: (B, C, H, W) → (B, …).
+
+        The members are those with the ``top_k`` largest activations; the lowest id comes first among equal ones. With
+        their elements g_i and weights w_i, of which those of a sample add up to 1, this equals::
+
+            sum(w_i * act(model(act(x, g_i, group=group, inverse=True)), g_i, group=group, …))
+
+        and without the outer `act` for "invariant" outputs. An element that is masked has the weight 0. A sample that
+        fell back to the identity is averaged over that alone. ``top_k=1`` is canonicalization,
+        ``self.invert(model(self.image))``, with the gradient of the estimator. Otherwise the choice gets its gradient
+        through the weights, if they are probabilities.
+
+        Args:
+            model: (N, C, H, W) → (N, …); any callable that treats its rows alike.
+            x: the images that this form is of.
+            top_k: the number of members; all by default.
+            weights: "probabilities" or "equal".
+            representation: "invariant" for outputs that don't move with the image, such as logits; else as in `invert`.
+
+        Raises:
+            ValueError, TypeError: naming the argument.
+        """
+        count = averaging.check_options(self.group, top_k, weights, representation)
+        checks.images("x", x)
+        if x.shape != self.image.shape:
+            raise ValueError(f"x: expected the images of this form, {checks.shape(self.image)}, got {checks.shape(x)}")
+        if count == 1:
+            y = model(self.image)
+            return y if representation == "invariant" else self.invert(y, representation)
+        element, shares = averaging.frame(self.activations, self.probabilities, count, weights)
+        options = {"representation": representation, "padding_mode": self.padding_mode}
+        return averaging.average(model, x, element, shares, group=self.group, **options)
 
     def transform_boxes(self, boxes: Targets) -> Targets:
         """Boxes of the inputs to those of the canonical images; see `targets.act_boxes`.

@@ -6,7 +6,7 @@ size; orbits are element-major, row ``e·B + b``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -243,6 +243,36 @@ def orbit_average(
         moved = transform_channels(sample(members[e], row, padding_mode), *channels, e)
         total = total + weights[:, e, None, None, None].to(wide) * moved
     return total.to(y.dtype)
+
+
+def average(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    activations: Tensor,
+    probabilities: Tensor,
+    *,
+    group: Group | str,
+    top_k: int,
+    weights: str,
+    representation: str,
+    padding_mode: str = "border",
+) -> Tensor:
+    """``Σ_i w_i · g_i·model(g_i⁻¹·x)`` over the ``top_k`` best elements of each image. See `CanonicalForm.average`."""
+    out = []
+    for image, scores, shares in zip(x.split(1), activations, probabilities, strict=True):
+        best = sorted(range(len(scores)), key=lambda e: (-scores[e].item(), e))[:top_k]
+        w = shares[best] if weights == "probabilities" else (scores[best] > -torch.inf).to(scores.dtype)
+        if shares.isnan().any():
+            best, w = [0], scores.new_ones(1)
+        total = torch.zeros(())
+        for e, weight in zip(best, w / w.sum(), strict=True):
+            ids = torch.tensor([e])
+            y = model(act(image, ids, group=group, inverse=True, padding_mode=padding_mode))
+            if representation != "invariant":
+                y = act(y, ids, group=group, representation=representation, padding_mode=padding_mode)
+            total = total + weight * y
+        out.append(total)
+    return torch.cat(out).to(x.dtype)
 
 
 def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = False) -> Tensor:

@@ -36,13 +36,14 @@ ARROWS = {
     "losses": "checks choice dtypes groups lazy_orbit ops orbit_vectors",
     "estimators": "choice dtypes groups ops",
     "targets": "checks dtypes geometry groups ops",
-    "canonical_form": "checks groups losses ops targets",
+    "averaging": "checks choice dtypes groups lazy_orbit ops",
+    "canonical_form": "averaging checks groups losses ops targets",
     "orbit_functions": "compiler groups ops",
     "lazy_orbit": "groups ops orbit_functions",
     "orbit_vectors": "groups lazy_orbit",
     "canonicalize": "canonical_form checks choice estimators groups ops orbit_vectors",
-    "nn": "canonical_form canonicalize checks disc dtypes estimators frames geometry groups layers lazy_orbit ops "
-    "orbit_vectors",
+    "nn": "averaging canonical_form canonicalize checks disc dtypes estimators frames geometry groups layers "
+    "lazy_orbit ops orbit_vectors",
     "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
     "info": "backends kernels.host",
     "datasets": "canonical_form canonicalize groups nn ops scores targets",

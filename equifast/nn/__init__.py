@@ -7,6 +7,7 @@ from .equivariant_network import EquivariantNetwork
 from .fusion import FusedNetwork, fuse_first_layer
 from .group_conv2d import GroupBatchNorm, GroupConv2d, LiftConv2d, PooledGroupConv2d
 from .orbit_conv2d import OrbitConv2d
+from .symmetrized import Symmetrized, symmetrize
 from .tiny_canonicalizer import PooledOrbitConv2d, TinyCanonicalizer
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "OrbitConv2d",
     "PooledGroupConv2d",
     "PooledOrbitConv2d",
+    "Symmetrized",
     "TinyCanonicalizer",
     "fuse_first_layer",
+    "symmetrize",
 ]

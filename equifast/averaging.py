@@ -1,0 +1,113 @@
+"""Averages of a model's outputs over the best members of each orbit: weighted frames.
+
+One member is canonicalization, all members with equal weights are the average over the group. Between them, an average
+over a few members costs that few runs of the model, and is continuous where canonicalization jumps from one element to
+another: at the jump both have the same weight (Dym, Lawrence and Siegel, arXiv 2402.16077; Puny and others, arXiv
+2110.03336).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from . import checks, lazy_orbit, ops
+from .choice import choice_weights
+from .dtypes import accumulate_dtype
+from .groups import Group
+
+#: How members of a frame are weighted.
+WEIGHTS = ("probabilities", "equal")
+
+#: How outputs are carried back. Invariant ones are left as they are; of the others `ops.act` tells.
+REPRESENTATIONS = ("invariant", "trivial", "regular", "vector")
+
+
+def check_options(group: Group, top_k: int | None, weights: str, representation: str) -> int:
+    """The number of members k.
+
+    Raises:
+        ValueError, TypeError: naming the option that is off.
+    """
+    checks.one_of("weights", weights, WEIGHTS)
+    checks.one_of("representation", representation, REPRESENTATIONS)
+    if top_k is None:
+        return group.order
+    if isinstance(top_k, bool) or not isinstance(top_k, int):
+        raise TypeError(f"top_k: expected an int or None, got {type(top_k).__name__}")
+    if not 1 <= top_k <= group.order:
+        raise ValueError(f"top_k: expected 1 to {group.order} members for {group}, got {top_k}")
+    return top_k
+
+
+def frame(activations: Tensor, probabilities: Tensor, count: int, weights: str) -> tuple[Tensor, Tensor]:
+    """The elements with the largest activations and their weights: (B, E) → ids (B, k) and (B, k), best first.
+
+    Of equal activations the lowest id comes first. The weights of a sample add up to 1. An element that is masked has
+    the weight 0, and so have all but the identity for a sample that fell back to it.
+    """
+    ids = torch.arange(activations.shape[1], device=activations.device)
+    fell_back = probabilities.isnan()  # all of a sample, or none
+    ranked = torch.where(fell_back, -ids.to(activations.dtype), activations)
+    element = ranked.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    # A sample that fell back has no other choice than the identity.
+    shares = choice_weights(probabilities, element.new_zeros(len(element)))
+    if weights == "equal":
+        shares = torch.where(fell_back, shares, (activations > -torch.inf).to(shares.dtype))
+    of_frame = shares.gather(1, element).to(accumulate_dtype(shares.dtype))
+    return element, of_frame / of_frame.sum(1, keepdim=True)
+
+
+def average(
+    model: Callable[[Tensor], Tensor],
+    x: Tensor,
+    element: Tensor,
+    weights: Tensor,
+    *,
+    group: Group,
+    representation: str,
+    padding_mode: str,
+) -> Tensor:
+    """``Σ_i weights[:, i] · g_i·model(g_i⁻¹·x)`` over the elements (B, k) of each image (B, C, H, W)."""
+    count = element.shape[1]
+    if count == group.order:
+        # Every member, in the order of the ids. The first convolution of the model makes the orbit.
+        weights = torch.zeros_like(weights).scatter(1, element, weights)
+        y = _checked(lazy_orbit.run(model, x, group, padding_mode), count * len(x), representation, group)
+        if representation != "invariant":
+            options = {"representation": representation, "padding_mode": padding_mode}
+            return ops.orbit_average(y, weights.to(y.dtype), group=group, **options)
+        return _weighted_sum(y, weights)
+    ids = element.t().flatten()
+    rows = x.expand(count, *x.shape).flatten(0, 1)
+    members = ops.act(rows, ids, group=group, inverse=True, padding_mode=padding_mode)
+    y = _checked(model(members), len(ids), representation, group)
+    if representation != "invariant":
+        y = ops.act(y, ids, group=group, representation=representation, padding_mode=padding_mode)
+    return _weighted_sum(y, weights)
+
+
+def _checked(y: object, rows: int, representation: str, group: Group) -> Tensor:
+    y = checks.tensor("model(members)", y)
+    if y.dim() < 1 or y.shape[0] != rows:
+        raise ValueError(f"model(members): expected {rows} rows, one for each member, got {checks.shape(y)}")
+    if representation == "invariant":
+        checks.floating("model(members)", y)
+    else:
+        checks.images("model(members)", y)
+        checks.channels("model(members)", y, representation, group.order)
+    return y
+
+
+def _weighted_sum(y: Tensor, weights: Tensor) -> Tensor:
+    """``Σ_i weights[:, i] · y_i``, in the order of i: (k·B, …) and (B, k) → (B, …)."""
+    wide = torch.promote_types(accumulate_dtype(y.dtype), weights.dtype)
+    total: Tensor | None = None
+    members = y.unflatten(0, (weights.shape[1], len(weights))).unbind(0)
+    for member, weight in zip(members, weights.to(wide).unbind(1), strict=True):
+        term = member.to(wide) * weight.reshape(-1, *[1] * (y.dim() - 1))
+        total = term if total is None else total + term
+    assert total is not None  # a frame has a member
+    return total.to(y.dtype)
