@@ -1,0 +1,56 @@
+"""What the pages name is there: every public name has a place in them, every command exists.
+
+``make docs`` checks links between pages, and names in docstrings.
+"""
+
+import re
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import equifast
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="needs the source tree")
+
+#: Programs that come with the system, with PyTorch or with this package.
+PROGRAMS = {"cat", "equifast", "export", "make", "pip", "python", "source", "torchrun"}
+
+
+def commands():
+    """The words of each command in the pages, without variables before it and comments after it."""
+    for page in PAGES:
+        for block in re.findall(r"^```console\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            for line in re.findall(r"^\$ (.*)$", block, re.MULTILINE):
+                words = shlex.split(line, comments=True)
+                while re.match(r"[A-Z_]+=", words[0]):
+                    del words[0]
+                yield pytest.param(words, id=f"{page.name}: {' '.join(words)}")
+
+
+def test_every_public_module_is_in_the_reference():
+    """Sphinx takes the names in them from ``__all__``, and those of operations from the page of operations."""
+    described = set(re.findall(r"^\.\. automodule:: (\S+)$", (ROOT / "docs/reference.rst").read_text(), re.MULTILINE))
+    modules = {f"equifast.{name}" for name in equifast.__all__ if isinstance(getattr(equifast, name), ModuleType)}
+    assert described >= {"equifast"} | modules and len(modules) > 3
+    assert all(find_spec(name) for name in described)
+
+
+@pytest.mark.parametrize("words", list(commands()))
+def test_every_command_exists(words):
+    assert words[0] in PROGRAMS
+    if words[0] == "make":
+        targets = re.findall(r"^[\w.-][\w. -]*(?=:)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        wanted = {word for word in words[1:] if "=" not in word}
+        assert wanted <= {target for line in targets for target in line.split()}
+    if "-m" in words:
+        assert find_spec(words[words.index("-m") + 1])
+    for script in (word for word in words[1:] if word.endswith(".py")):
+        assert (ROOT / script).exists()
+    for extras in (re.fullmatch(r"(?:\.|equifast)\[(.+)\]", word) for word in words[1:]):
+        declared = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+        assert extras is None or set(extras[1].split(",")) <= set(declared)
