@@ -3,13 +3,16 @@
 ``make docs`` checks links between pages, and names in docstrings.
 """
 
+import importlib
 import re
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import equifast
 
@@ -54,3 +57,28 @@ def test_every_command_exists(words):
     for extras in (re.fullmatch(r"(?:\.|equifast)\[(.+)\]", word) for word in words[1:]):
         declared = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
         assert extras is None or set(extras[1].split(",")) <= set(declared)
+
+
+@pytest.fixture
+def concepts(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("concepts")
+
+
+CONCEPTS = (ROOT / "docs/concepts.md").read_text()
+
+
+@pytest.mark.parametrize("name", re.findall(r"^!\[.*\]\((.*)\)$", CONCEPTS, re.MULTILINE))
+def test_the_pictures_of_the_concepts_are_what_the_example_draws(name, concepts, tmp_path):
+    """Up to how text is rendered, which depends on the versions of matplotlib and FreeType."""
+    concepts.PICTURES[name](tmp_path / name)
+    drawn, published = (np.asarray(Image.open(path / name).convert("L"), int) for path in (tmp_path, ROOT / "docs"))
+    assert drawn.shape == published.shape and (abs(drawn - published) > 64).mean() < 0.003
+    assert (ROOT / "docs" / name).stat().st_size < 150_000
+
+
+def test_the_concepts_show_one_canonical_image(concepts):
+    """What the captions say: views share their canonical image, and the ids tell the views apart."""
+    forms = [concepts.form_of(concepts.digit().rot90(quarters, (2, 3))) for quarters in range(4)]
+    assert [form.element.item() for form in forms] == [0, 1, 2, 3]
+    assert all((form.image == concepts.digit()).all() for form in forms)
