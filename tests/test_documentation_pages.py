@@ -82,3 +82,21 @@ def test_the_concepts_show_one_canonical_image(concepts):
     forms = [concepts.form_of(concepts.digit().rot90(quarters, (2, 3))) for quarters in range(4)]
     assert [form.element.item() for form in forms] == [0, 1, 2, 3]
     assert all((form.image == concepts.digit()).all() for form in forms)
+
+
+def messages():
+    """The messages of the table in docs/install.md, without those of other programs."""
+    table = (ROOT / "docs/install.md").read_text().partition("## Messages, and what to do")[2].partition("\n## ")[0]
+    for cell in re.findall(r"^\| (.*?) \| ", table, re.MULTILINE)[1:]:
+        if not cell.startswith("`pip`"):
+            yield from re.findall(r"`([^`]*)`", cell)
+
+
+@pytest.mark.parametrize("message", list(messages()))
+def test_a_message_of_the_installation_is_in_the_sources(message):
+    """A run of its words at least, between what depends on the machine: the rest may be on another line."""
+    files = [ROOT / name for name in ("Makefile", "setup.py", "toolchain.py")] + [*ROOT.glob("equifast/**/*.py")]
+    text = "\n".join(path.read_text() for path in files)
+    parts = [part.split() for part in message.split("…")]
+    runs = [part[i : i + 3] for part in parts if len(part) > 1 for i in range(max(len(part) - 2, 1))]
+    assert any(" ".join(run) in text for run in runs)
