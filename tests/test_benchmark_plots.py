@@ -209,6 +209,8 @@ def test_settings_of_a_series_differ_in_what_grows():
         assert len({getattr(setting, name) for setting in settings}) == len(settings) > 3
         others = {"batch", "size", "group"} - {name, "group" if name == "order" else name}
         assert all(len({getattr(setting, other) for setting in settings}) == 1 for other in others)
+        # A crop that is off the centre by half a pixel is one that ours makes larger by one.
+        assert all((setting.size - setting.crop) % 2 == 0 for setting in settings)
 
 
 def test_scaling_measures_every_series(monkeypatch):

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 import equifast
+import equifast.compat.equiadapt
+import equifast.targets
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,6 +43,13 @@ def test_every_public_module_is_in_the_reference():
     modules = {f"equifast.{name}" for name in equifast.__all__ if isinstance(getattr(equifast, name), ModuleType)}
     assert described >= {"equifast"} | modules and len(modules) > 3
     assert all(find_spec(name) for name in described)
+
+
+@pytest.mark.parametrize("module", [equifast, equifast.nn, equifast.targets, equifast.compat.equiadapt])
+def test_every_public_name_has_a_docstring(module):
+    """Sphinx leaves out what has none."""
+    public = {name: getattr(module, name) for name in module.__all__}
+    assert [name for name, thing in public.items() if callable(thing) and not thing.__doc__] == []
 
 
 @pytest.mark.parametrize("words", list(commands()))

@@ -162,8 +162,8 @@ def scaling(run: dict) -> Figure:
                 mine = [row for row in rows if is_ours(row["contender"]) == (name == "ours")]
                 mine = [row for row in mine if name in ("ours", row["contender"])]
                 _curve(upper, [row | {"batch": _batch(row)} for row in mine], color)
-                if name != "ours":
-                    _curve(lower, [row["ratio"] | {"at": row["at"], "batch": 1} for row in mine], color)
+                ratios = [row["ratio"] | {"at": row["at"], "batch": 1} for row in mine if "ratio" in row]
+                _curve(lower, ratios, color)
             places = sorted({row["at"] for row in rows})
             upper.set(xscale="log", yscale="log")
             lower.set(ylim=(0, None), xlabel=measure.partition("by ")[2])
