@@ -1,4 +1,4 @@
-# make test | demo | pictures | paper | bench | gpu | wheel | lint | clean. The first run makes .venv; later ones redo only
+# make test | demo | pictures | paper | bench | docs | gpu | wheel | lint | clean. The first run makes .venv; later ones redo only
 # what changed.
 # make test-library, test-reference, test-kernels, test-emulation, test-compiled, test-peers: its parts, each a process for
 # one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
@@ -24,7 +24,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
 PARTS := test-library test-emulation test-ptx-few test-peers test-reference test-compiled
-.PHONY: test test-kernels test-ptx test-ttsem test-compiled-newest $(PARTS) demo pictures paper bench gpu wheel lint clean
+.PHONY: test test-kernels test-ptx test-ttsem test-compiled-newest $(PARTS) demo pictures paper bench docs gpu wheel lint clean
 
 # Two parts at a time. The first needs no peers, which are installed meanwhile. The longest is next. The last runs compilers
 # on all cores, so none is idle at the end.
@@ -86,6 +86,10 @@ paper-mnist paper-fashion: paper-%: .venv/demo .venv/peers
 
 bench: .venv/peers
 	$(PY) -m benchmarks
+
+# The pages as HTML, in build/docs. A link or a name in a docstring that leads nowhere is an error.
+docs: .venv/native
+	$(PY) -m sphinx --builder html --quiet --nitpicky --fail-on-warning --keep-going docs build/docs
 
 gpu:
 	@if $(PYTHON) -c 'import torch' 2>/dev/null; then python=$(PYTHON); \

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
 import sys
 import time
 import warnings
@@ -19,7 +17,7 @@ import torch
 from equifast import backends
 
 from . import ops, pipeline
-from .harness import nvidia_smi, report, results
+from .harness import compare, nvidia_smi, report, results
 from .harness.measure import COMPILE, EXPORTED, Options, reason
 
 #: What can be measured: a file of `pipeline` or of `ops` each.
@@ -48,6 +46,16 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="what a GPU would run, on tiny images, on the CPU, kernels interpreted by Triton: does all of it run?",
     )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs="?",
+        const=report.RESULTS,
+        metavar="FOLDER",
+        help="measure nothing: does a folder of results (default: benchmarks/results) have regressions against the "
+        "last commit? Exit status 1 if so",
+    )
+    parser.add_argument("--plots", action="store_true", help="measure nothing: draw the results, if all tests pass")
     parser.add_argument("--out", type=Path, help="folder for the JSON; default: benchmarks/results for a full run")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--device", type=torch.device, help="default: cuda if there is one, else cpu")
@@ -109,6 +117,12 @@ def main(given: list[str] | None = None) -> int:
         environment = os.environ | {"TRITON_INTERPRET": "1", "EQUIFAST_BACKEND": "triton"}
         given = sys.argv[1:] if given is None else given
         os.execve(sys.executable, [sys.executable, "-m", __package__, *given], environment)
+    if chosen.compare is not None:
+        return compare.main(chosen.compare)
+    if chosen.plots:
+        from .harness import plots  # needs matplotlib
+
+        return plots.main()
     torch.set_num_threads(chosen.threads)
     warnings.filterwarnings("ignore", module="torch")
     if chosen.dry_run:
@@ -121,13 +135,13 @@ def main(given: list[str] | None = None) -> int:
     run = {"conditions": results.conditions(device, rounds, chosen.quick)}
     complete = not (chosen.quick or chosen.first or chosen.only)
     folder = chosen.out or (report.RESULTS if complete else None)
-    path = folder / f"{slug(device)}.json" if folder is not None else None
+    path = folder / f"{results.slug(device)}.json" if folder is not None else None
     so_far = path.with_suffix(UNFINISHED) if path is not None else None
 
     def store(rows: list[results.Row], verdicts: list[results.Row]) -> None:
         run.update(rows=rows, verdicts=verdicts)
         if so_far is not None:
-            write(so_far, run)
+            results.write(so_far, run)
 
     def look(when: str) -> None:
         if device.type == "cuda":
@@ -139,25 +153,11 @@ def main(given: list[str] | None = None) -> int:
         run["configurations"] = found
     print(report.page([run]))
     if path is not None:
-        write(path, run)
+        results.write(path, run)
         so_far.unlink(missing_ok=True)
     if complete and chosen.out is None:
         report.write(report.load())
     return 0
-
-
-def write(path: Path, run: dict) -> None:
-    """All of it or nothing, whenever the process is stopped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(path.suffix + ".new")
-    fresh.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
-    fresh.replace(path)
-
-
-def slug(device: torch.device) -> str:
-    """File name of the results: ``cpu``, or the GPU's name."""
-    name = "cpu" if device.type == "cpu" else results.device_name(device)
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 if __name__ == "__main__":

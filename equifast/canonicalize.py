@@ -37,8 +37,8 @@ def canonicalize(
         scores = orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)
         image = act(x, scores.element, group=group, inverse=True)
 
-    The network gets the orbit as a `lazy_orbit.LazyOrbit`: if a convolution is the first to read it, the orbit is never
-    in memory. Any network gives the same results as on the orbit itself.
+    The network gets the orbit as a ``LazyOrbit``: if a convolution is the first to read it, the orbit is never in
+    memory. Any network gives the same results as on the orbit itself.
 
     Where nothing is to be differentiated, a network that is made of modules of torch, torchvision, timm, transformers
     and this package, in eval mode and without hooks, runs on a CPU a few images at a time.

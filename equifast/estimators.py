@@ -4,9 +4,8 @@ Each is a function ``(x, scores, group, beta, padding_mode) -> (image, element)`
 `OrbitScores` give the canonical images, like x, and the chosen ids (B,) int64. The hard ones return exactly
 ``g_e⁻¹·x``; they differ in what their backward pass pretends to have computed (paper 2405.14089, section 3).
 
-A sample whose probabilities are NaN has fallen back to the identity (see `choice.select`). With every estimator its
-weights are then one-hot: its image is x itself, the gradient of x is that of the identity, and its probabilities get no
-gradient.
+A sample whose probabilities are NaN has fallen back to the identity. With every estimator its weights are then one-hot:
+its image is x itself, the gradient of x is that of the identity, and its probabilities get no gradient.
 """
 
 from __future__ import annotations

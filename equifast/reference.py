@@ -299,7 +299,7 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = F
 def transform_channels(
     x: Tensor, permutation: Sequence[int] | None, mixing: Sequence[float] | None, element: int
 ) -> Tensor:
-    """Apply ρ of one element to the channels of ``x (…, C, H, W)``; see `representations.channel_action`."""
+    """Apply ρ of one element to the channels of ``x (…, C, H, W)``."""
     if permutation:
         size = round(len(permutation) ** 0.5)
         source = torch.tensor(permutation[element * size : (element + 1) * size], device=x.device)

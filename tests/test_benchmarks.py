@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -63,6 +65,14 @@ def test_run_times_every_contender_once_a_round():
     assert {name: len(times) for name, times in found.times.items()} == {"eager": 3, "ours": 3}
     assert not found.errors
     assert all(time > 0 for times in found.times.values() for time in times)
+
+
+def test_a_case_may_count_the_work_of_the_processor_alone():
+    """Sleep is none, and passes by the clock."""
+    entries = [Contender("eager", lambda: direct(lambda x: time.sleep(0.02)), checked=False)]
+    case = Case("trial", Setting("C4"), numbers, entries, "eager", lambda got, expected, name: None)
+    by_clock, by_work = (run(replace(case, clock=clock), Options(CPU, 2)) for clock in ("stream", "process"))
+    assert min(by_clock.times["eager"]) >= 20 > 10 > max(by_work.times["eager"])
 
 
 def test_run_takes_turns_on_fresh_inputs():

@@ -1,4 +1,4 @@
-"""How long calls take: on a CPU, on a GPU, there from a CUDA graph, and for the host alone.
+"""How long calls take: on a CPU, by the clock or by what it works, on a GPU, there from a CUDA graph, and for the host.
 
 Each function takes ``makes``: functions that bind the inputs of a call, one for each copy of them (see `cache`).
 """
@@ -54,6 +54,17 @@ def graph_ms(makes: Makes, repeats: int, device: torch.device, *, cold: bool = F
     if cold:
         cache.flush(device)
     return time_ms(graph.replay, max(repeats // calls, REPLAYS), device) / calls
+
+
+def process_ms(makes: Makes, repeats: int) -> float:
+    """Milliseconds that processors work on a call, in all threads: what other programs take of them isn't counted."""
+    thunk = cache.in_turn([make() for make in makes])
+    thunk()
+    with collector_off():
+        begin = time.process_time_ns()
+        for _ in range(repeats):
+            thunk()
+        return (time.process_time_ns() - begin) / repeats / 1e6
 
 
 def host_ms(makes: Makes, repeats: int, device: torch.device) -> float:

@@ -61,7 +61,7 @@ class Case:
     that is right by definition. One named ``name|tag`` is compared with the expected one of its own tag, if there is
     any. ``clock``, on a GPU: "stream", calls enqueued in a loop, by the device's time; "graph", calls recorded in a
     CUDA graph, by the device's time, so that the host's doesn't count; "host", the host's time to enqueue a call. On a
-    CPU they are all the same.
+    CPU they are all the same, but for "process": the time that processors work, without what other programs take.
     """
 
     measure: str
@@ -172,6 +172,8 @@ def _copies(case: Case, seed: int, repeats: int, options: Options) -> list[tuple
 def _time(clock: str, makes: clocks.Makes, repeats: int, options: Options, *, cold: bool = False) -> float:
     if options.dry:
         return clocks.time_ms(makes[0](), repeats, options.device)
+    if clock == "process":
+        return clocks.process_ms(makes[:repeats], repeats)
     if options.device.type != "cuda" or clock == "stream":
         return clocks.loop_ms(makes[:repeats], repeats, options.device, cold=cold)
     if clock == "host":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -146,6 +148,20 @@ def configurations() -> Row:
     launch = sys.modules.get("equifast.kernels.host.launch")
     kernels = launch.KERNELS if launch else {}
     return {name: chosen for name, kernel in kernels.items() if (chosen := kernel.chosen())}
+
+
+def write(path: Path, run: dict) -> None:
+    """All of it or nothing, whenever the process is stopped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(path.suffix + ".new")
+    fresh.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    fresh.replace(path)
+
+
+def slug(device: torch.device) -> str:
+    """File name of the results: ``cpu``, or the GPU's name."""
+    name = "cpu" if device.type == "cpu" else device_name(device)
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def device_name(device: torch.device) -> str:

@@ -1,8 +1,8 @@
 """Which implementation serves each device type, and why another can't.
 
-`EQUIFAST_BACKEND` names one backend for all ops. Its default, `auto`, takes the first that is usable. A backend that
-was asked for by name is never replaced by another: where it can't run, the ops raise the reason.
-Where `cuda` and `triton` are both usable and neither is forced, `selection` decides for each call.
+``EQUIFAST_BACKEND`` names one backend for all ops. Its default, ``auto``, takes the first that is usable. A backend
+that was asked for by name is never replaced by another: where it can't run, the ops raise the reason.
+Where ``cuda`` and ``triton`` are both usable and neither is forced, ``selection`` decides for each call.
 """
 
 import os
@@ -30,7 +30,7 @@ class Backend:
     probe: Callable[[], str | None]  # why this machine or build can't run it, or None
 
     def why_not(self, device_type: str) -> str | None:
-        """None where this backend can run on tensors of `device_type`, else the reason."""
+        """None where this backend can run on tensors of ``device_type``, else the reason."""
         if self.device_types is not None and device_type not in self.device_types:
             return f"it serves {' and '.join(self.device_types)} tensors, not {device_type}"
         return self.probe()
@@ -89,9 +89,9 @@ BACKENDS = (
 
 
 def choose(device_type: str) -> str:
-    """Name of the backend for `device_type`.
+    """Name of the backend for ``device_type``.
 
-    Raises ValueError if `EQUIFAST_BACKEND` names no backend, RuntimeError if it names one that can't run.
+    Raises ValueError if ``EQUIFAST_BACKEND`` names no backend, RuntimeError if it names one that can't run.
     """
     forced = _forced()
     if forced == "auto":
@@ -106,7 +106,7 @@ def choose(device_type: str) -> str:
 
 
 def contenders(device_type: str) -> tuple[str, ...]:
-    """The backends that share the ops of a device type: the chosen one, or `cuda` and `triton` if both can run.
+    """The backends that share the ops of a device type: the chosen one, or ``cuda`` and ``triton`` if both can run.
 
     A backend that is forced does not share.
     """

@@ -13,7 +13,7 @@ from ..ops.crop_resize import crop_resize
 class CropResize(nn.Module):
     """A centre crop, then an antialiased bilinear resize: (B, C, H, W) → (B, C, h, w).
 
-    The crop commutes exactly with every turn and flip of the image, the resize up to rounding, as a `preprocess` has
+    The crop commutes exactly with every turn and flip of the image, the resize up to rounding, as a ``preprocess`` has
     to. For that the crop has the same centre as the image: its sides are even where those of the image are even, and
     odd where those are odd. Where the share gives another length, the side is made one pixel longer.
 

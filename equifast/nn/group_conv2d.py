@@ -36,7 +36,7 @@ class LiftConv2d(OrbitConv2d):
     which a network would prefer some members for what interpolation does to them:
 
     * Pixels beyond the inscribed disc count as 0, with a smooth edge. They leave the image at some element.
-    * The frames are turned by half a step of the group, so that every member is interpolated. See `equifast.frames`.
+    * The frames are turned by half a step of the group, so that every member is interpolated. See ``equifast.frames``.
 
     Equivalent to: ``equifast.reference.lift_conv2d(x, weight, bias, …)``, then ``norm`` and ``activation``.
 
@@ -63,11 +63,11 @@ class GroupConv2d(OrbitConv2d):
         out[e] = bias + Σ_k g_k · conv2d(x[e·k], weight[:, k·C : (k + 1)·C])
 
     with the product e·k of the group, and with `act` about the centre of the output. (In frames that are turned, g_k is
-    turned likewise; see `equifast.frames`.) In eval mode every member is computed by the same arithmetic, in the same
+    turned likewise; see ``equifast.frames``.) In eval mode every member is computed by the same arithmetic, in the same
     order, from the same maps seen from its own place. Permuting the members of x by a left multiplication then permutes
     the output likewise, bit for bit, for every group, kernel, stride and padding, even where g_k interpolates. In
     training it does so up to rounding, and members that differ by exact elements are channels of one convolution. See
-    `nn.cosets`. Filters are turned by exact elements only, so nothing blurs them.
+    ``nn/cosets.py``. Filters are turned by exact elements only, so nothing blurs them.
 
     For groups of exact elements on square maps this is the group convolution of Cohen and Welling (arXiv 1602.07576)
     with the filters ``g_k · weight[:, k·C : (k + 1)·C]``. Their map of e is ``g_e · x[e]``.

@@ -15,7 +15,7 @@ from .orbit_conv2d import Size, sizes_of
 
 
 class PooledOrbitConv2d(nn.Module):
-    """`equifast.ops.orbit_conv2d_pool` as a module: (B, C, H, W) → (E·B, out_channels), features of each orbit member.
+    """`equifast.orbit_conv2d_pool` as a module: (B, C, H, W) → (E·B, out_channels), features of each orbit member.
 
     It convolves every member, applies the activation, and takes the mean over the pixels. It is a network for
     `canonicalize` that makes the orbit itself. Neither the orbit nor the output of the convolution is in memory as a
