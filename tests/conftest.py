@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from . import backend
+from . import backend, drawn
 from .convolutions import float32_in_float32, sampling_is_eager  # noqa: F401
 
 settings.register_profile("equifast", derandomize=True, deadline=None, database=None, max_examples=60)
@@ -44,3 +44,7 @@ def device_under_test():
     torch.set_default_device(backend.DEVICE)
     yield
     torch.set_default_device(None)
+
+
+def pytest_report_header():
+    return f"arguments are drawn by seed {drawn.SEED}, {drawn.EXAMPLES} examples of each op"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from equifast.ops import registry
 
-from .cases import Sample
+from .backend import NAME
+from .cases import assert_near
+from .samples import Sample
 
 #: The utilities of torch.library.opcheck that take milliseconds.
 CHEAP = ("test_schema", "test_autograd_registration", "test_faketensor")
@@ -30,6 +34,21 @@ def eager(op: str, *args) -> tuple[Tensor, ...]:
 
 def expected(sample: Sample) -> tuple[Tensor, ...]:
     return eager(sample.op, *sample.args)
+
+
+def check(sample: Sample, near: Callable = assert_near) -> None:
+    """Holds the backend's outputs against the definition: values, shapes, dtypes and, on CPUs, strides."""
+    for out, true in zip(sample.run(), expected(sample), strict=True):
+        assert (out.shape, out.dtype) == (true.shape, true.dtype), sample
+        assert NAME != "cpu" or strides(out) == strides(true) or 0 in out.shape, sample
+        # Sums of a few more roundings than what they stand for; orbit_inner cancels.
+        scale = 10 if "inner" in sample.op or "backward" in sample.op else 4
+        near(out, true, scale=scale, about=str(sample))
+
+
+def strides(t: Tensor) -> list[int]:
+    """The strides that tell where values lie: those of axes with more than one."""
+    return [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1]
 
 
 def grid_sampled(x: Tensor, matrix: tuple[float, ...], padding_mode: str) -> Tensor:

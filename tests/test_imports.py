@@ -19,7 +19,7 @@ ARROWS = {
     "geometry": "",
     "layers": "",
     "choice": "",
-    "backends": "",
+    "backends": "schemas",
     "groups": "compiler geometry",
     "checks": "dtypes",
     "representations": "groups",

@@ -2,6 +2,7 @@
 
 #include <torch/headeronly/util/Exception.h>
 
+#include <cmath>
 #include <utility>
 
 namespace equifast {
@@ -27,6 +28,11 @@ ActionTable::ActionTable(int64_t channels, int64_t height, int64_t width, const 
                   channels);
   for (int64_t e = 0; e < elements; ++e) {
     const double* row = &table[kRowSize * e];
+    // Kernels count pixels in 32 bits, which a larger or a NaN coefficient would leave.
+    bool rotates = true;
+    for (int k = 1; k < kRowSize; ++k) rotates = rotates && std::abs(row[k]) <= 1;
+    STD_TORCH_CHECK(rotates && 0 <= row[0] && row[0] < 8 && row[0] == std::floor(row[0]),
+                    "table: expected codes from 0 to 7 and matrices of rotations, row ", e, " has others");
     actions.push_back(factor({static_cast<int>(row[0]), {row[1], row[2], row[3], row[4]}}, height == width));
   }
 }

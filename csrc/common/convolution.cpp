@@ -27,8 +27,10 @@ std::array<Window, 2> windows_of(const std::array<int64_t, 2>& size, const std::
                     "stride, dilation: expected positive");
     windows[axis] = {to_int32(size[axis], "x"), to_int32(kernel[axis], "weight"), to_int32(stride[axis], "stride"),
                      to_int32(padding[axis], "padding"), to_int32(dilation[axis], "dilation")};
-    STD_TORCH_CHECK(windows[axis].size + 2 * padding[axis] >= dilation[axis] * (kernel[axis] - 1) + 1,
-                    "x: too small for the kernel");
+    const int64_t padded = windows[axis].size + 2 * padding[axis];
+    STD_TORCH_CHECK(size[axis] > 0, "x: expected at least one row and column");
+    STD_TORCH_CHECK(padded <= INT32_MAX, "padding: expected images of less than 2^31 rows and columns with it");
+    STD_TORCH_CHECK(padded >= dilation[axis] * (kernel[axis] - 1) + 1, "x: too small for the kernel");
   }
   return windows;
 }
@@ -37,6 +39,7 @@ std::array<Window, 2> windows_of(const Tensor& x, const std::array<int64_t, 2>& 
                                  const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                                  const std::vector<int64_t>& dilation) {
   check_one_batch(x, "x");
+  STD_TORCH_CHECK(x.size(1) > 0, "x: expected at least one channel");
   return windows_of({x.size(2), x.size(3)}, kernel, stride, padding, dilation);
 }
 

@@ -11,6 +11,8 @@ import warnings
 from pathlib import Path
 from types import ModuleType
 
+from . import library_file
+
 #: The folder of the package, which holds the libraries.
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -22,9 +24,10 @@ NEVER_BUILT = "this source tree was never built (`pip install -e .` builds it)"
 def build_info() -> dict:
     """What the build recorded about itself. It is empty in a source tree that was never built."""
     try:
-        return json.loads((PACKAGE / "_build.json").read_text())
+        facts = json.loads((PACKAGE / "_build.json").read_text())
     except (OSError, ValueError):
         return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def cpu_error() -> str | None:
@@ -67,11 +70,13 @@ def _load(name: str, reason: str | None, needs_cuda: bool = False) -> str | None
                 return f"torch {torch.__version__} was built without CUDA"
             if nvcc and nvcc.split(".")[0] != cuda.split(".")[0]:
                 return f"{name} was built by nvcc {nvcc}, and torch {torch.__version__} has CUDA {cuda}"
-        torch.ops.load_library(library)
+        wrong = library_file.problem(library)
+        if wrong is None:
+            torch.ops.load_library(library)
     except Exception as error:
-        built = build_info().get("torch", "an unknown version")
-        return f"{name} (built against torch {built}) can't be loaded: {one_line(error)}"
-    return None
+        wrong = one_line(error.__cause__ or error)  # torch says that it couldn't load; the cause says why
+    built = build_info().get("torch", "an unknown version")
+    return f"{name} (built against torch {built}) can't be loaded: {wrong}" if wrong else None
 
 
 def load_cpu() -> bool:
@@ -79,12 +84,22 @@ def load_cpu() -> bool:
 
 
 def warn_if_slow() -> None:
-    """Warn if `_cpu` was looked for in vain, unless EQUIFAST_NATIVE=0 asked for a build without it."""
-    error = _load_cpu() if _load_cpu.cache_info().currsize else None
-    if error and build_info().get("reason") != "EQUIFAST_NATIVE=0":
-        slow = "CPU tensors in plain PyTorch (the same results, several times slower)"
-        advice = "EQUIFAST_BACKEND=reference asks for that; `python -m equifast.info` tells more."
-        warnings.warn(f"equifast in {PACKAGE} runs {slow}: {error}. {advice}", RuntimeWarning, stacklevel=3)
+    """Warn of libraries that were looked for in vain, unless EQUIFAST_NATIVE=0 asked for a build without them.
+
+    That is `_cpu` always, and `_cuda` if it is there and torch has CUDA.
+    """
+    wrong = []
+    if _load_cpu.cache_info().currsize and (error := _load_cpu()):
+        wrong.append(f"CPU tensors in plain PyTorch (the same results, several times slower): {error}")
+    if cuda_error.cache_info().currsize and (PACKAGE / "_cuda.so").exists() and (error := cuda_error()):
+        import torch
+
+        if torch.version.cuda is not None:
+            wrong.append(f"CUDA tensors without its kernels in CUDA C++: {error}")
+    if wrong and build_info().get("reason") != "EQUIFAST_NATIVE=0":
+        advice = "`python -m equifast.info` tells more, and EQUIFAST_BACKEND names the backend that you want."
+        text = f"equifast in {PACKAGE} runs {'; and '.join(wrong)}. {advice}"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 @functools.cache

@@ -34,6 +34,8 @@ def layer_options(x, weight, bias, group, stride, padding, dilation, padding_mod
     stride, dilation = _positive("stride", stride), _positive("dilation", dilation)
     padding = _padding(padding, weight.shape[2:], stride, dilation)
     for axis, size, p, d, k in zip(("H", "W"), x.shape[2:], padding, dilation, weight.shape[2:], strict=True):
+        if size + 2 * p >= 2**31:
+            raise ValueError(f"padding: expected less than 2³¹ rows and columns with it, got {p} and {axis} = {size}")
         if size + 2 * p < d * (k - 1) + 1:
             raise ValueError(f"x: expected {axis} of at least {d * (k - 1) + 1 - 2 * p} for this kernel, got {size}")
     table = as_group(group).action_table(inverse=True)

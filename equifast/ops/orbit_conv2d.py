@@ -8,16 +8,16 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from ..backends import selection
-from ..dtypes import accumulate_dtype
 from ..geometry import ROW, order_of
 from ..groups import Group
 from ..layers import ACTIVATION_GRADIENTS, ACTIVATIONS, activated
 from . import _half_turns
+from ._convolution import conv2d, conv2d_backward
 from ._layers import in_one_order, layer_options, new_gradients, new_output, output_format
 from ._patches import add_grad_weight, are_patches, convolve
 from ._rows import by_element
 from .orbit_conv2d_direct import DirectLayer, conv2d_direct, suits_direct, suits_direct_backward
-from .registry import CHOSEN, no_double_backward, register
+from .registry import no_double_backward, register
 
 #: Bytes of the orbit at a time. The caches of two cores hold them together with the output of their convolution.
 CHUNK_BYTES = 7 << 18
@@ -72,19 +72,6 @@ def _orbit_of_chunk(x: Tensor, table, chunk: tuple[int, int, int, int], padding_
     return torch.ops.equifast.orbit(x[b:b_end], None, part, [], [], padding_mode, False)
 
 
-def _convolution(rows, weight, bias, *options):
-    """``F.conv2d``, which the reference computes in float32 at least.
-
-    In bfloat16, PyTorch 2.13 is wrong on CPUs with AMX: a NaN reaches pixels that do not read it, and some kernels that
-    are wider than the image give wrong numbers.
-    """
-    if rows.device.type != "cpu" or CHOSEN["cpu"] != "reference":
-        return F.conv2d(rows, weight, bias, *options)
-    wide = accumulate_dtype(rows.dtype)
-    bias = None if bias is None else bias.to(wide)
-    return F.conv2d(rows.to(wide), weight.to(wide), bias, *options).to(rows.dtype)
-
-
 def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, activation):
     if suits_direct(x, weight):
         channels_last = output_format(x, weight) == torch.channels_last
@@ -112,7 +99,7 @@ def _eager(x, weight, bias, table, stride, padding, dilation, padding_mode, acti
             convolve(rows, weight, bias, part)
             activate(part)
         else:
-            y = activate(_convolution(rows, weight, bias, stride, padding, dilation))
+            y = activate(conv2d(rows, weight, bias, stride, padding, dilation))
             part.copy_(by_element(y, e_end - e))
     return out
 
@@ -194,19 +181,7 @@ def _backward_by_chunks(grad, x, weight, table, stride, padding, dilation, paddi
             if needs[2]:
                 sums[1] += upstream.sum((0, 1, 3, 4))
             continue
-        parts = torch.ops.aten.convolution_backward(
-            upstream.flatten(0, 1),
-            orbit,
-            weight,
-            [weight.shape[0]],
-            stride,
-            padding,
-            dilation,
-            False,
-            [0, 0],
-            1,
-            needs,
-        )
+        parts = conv2d_backward(upstream.flatten(0, 1), orbit, weight, stride, padding, dilation, needs)
         if needs[0]:
             part = table[ROW * e : ROW * e_end]
             rows = by_element(parts[0], e_end - e)

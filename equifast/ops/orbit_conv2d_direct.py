@@ -16,6 +16,7 @@ from torch import Tensor
 from ..dtypes import accumulate_dtype
 from ..geometry import order_of
 from ..layers import ACTIVATIONS, output_size
+from ._convolution import conv2d_backward
 from .registry import CHOSEN, register
 
 #: The types that our own kernel knows. Up to this many input channels, and up to this many weights, it measured faster
@@ -121,8 +122,8 @@ register("orbit_conv2d_direct", eager=_eager, fake=_fake, has_gpu_kernel=False)
 def _backward_eager(grad, x, kernel, table, stride, padding, dilation, padding_mode, channels_last):
     weight = x.new_empty((grad.shape[1], x.shape[1], *kernel))
     rows = torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
-    options = (weight.shape[:1], stride, padding, dilation, False, [0, 0], 1, [False, True, True])
-    return torch.ops.aten.convolution_backward(grad, rows, weight, *options)[1:]
+    parts = conv2d_backward(grad, rows, weight, stride, padding, dilation, [False, True, True])
+    return tuple(part.contiguous() for part in parts[1:])
 
 
 def _backward_fake(grad, x, kernel, table, stride, padding, dilation, padding_mode, channels_last):

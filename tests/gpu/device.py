@@ -20,7 +20,7 @@ from equifast import backends, kernels
 from equifast.ops import registry
 from equifast.schemas import SCHEMAS
 
-from ..cases import Sample, samples
+from ..samples import Sample, samples
 
 DEVICE = torch.device(os.environ.get("EQUIFAST_GPU_TESTS_ON", "cuda"))
 DRY = DEVICE.type == "cpu"

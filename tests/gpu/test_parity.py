@@ -21,8 +21,8 @@ from ..cases import (
     ids,
     rand,
 )
-from ..cases import samples as all_samples
 from ..definitions import CHEAP, expected
+from ..samples import samples as all_samples
 from .device import BACKENDS, DEVICE, DRY, device_only, gpu, large, move, moved, with_kernels
 
 pytestmark = gpu

@@ -7,7 +7,7 @@ import torch
 from equifast import kernels
 from equifast.kernels.host.launch import Kernel
 
-from ..cases import samples
+from ..samples import samples
 
 
 def test_a_key_stands_for_all_of_a_launch(monkeypatch):

@@ -35,6 +35,7 @@ Tensor new_like(const Tensor& x, bool channels_last) {
 // (C,) numbers: weight, bias or a statistic, in double.
 std::vector<double> numbers_of(const Tensor& t, const Tensor& x, const char* name) {
   STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == x.size(1), name, ": expected (", x.size(1), ",)");
+  dtype_of(t, name);
   const Tensor wide = torch::stable::contiguous(torch::stable::to(t, ScalarType::Double));
   const auto* from = static_cast<const double*>(wide.const_data_ptr());
   return {from, from + t.size(0)};
@@ -54,6 +55,7 @@ Tensor rounded(const std::vector<double>& numbers, const Tensor& x) {
 }
 
 BatchNormArgs arguments(const Tensor& x, const std::string& activation, bool channels_last) {
+  check_one_batch(x, "x");
   const auto [N, C, H, W] = image_sizes(x, "x");
   BatchNormArgs args = {};
   args.dtype = dtype_of(x, "x");
@@ -148,6 +150,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward(Tensor grad, Tensor x
                                                            std::optional<Tensor> bias, Tensor mean, Tensor var,
                                                            double eps, std::string activation, bool channels_last) {
   BatchNormArgs args = arguments(x, activation, channels_last);
+  check_one_batch(grad, "grad");
   STD_TORCH_CHECK(image_sizes(grad, "grad") == image_sizes(x, "x"), "grad: expected the shape of x");
   STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "grad: expected the dtype of x");
   const Tensor dense = torch::stable::contiguous(x, memory_format(channels_last));
@@ -164,7 +167,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_act_backward(Tensor grad, Tensor x
   });
   const auto values = static_cast<double>(args.N * args.pixels);
   for (int64_t c = 0; c < args.C; ++c) {
-    product[c] /= map.deviation[c];
+    product[c] = values > 0 ? product[c] / map.deviation[c] : 0;  // of no values, where the deviation is NaN
     level[c] = map.scale[c] * sum[c] / values;
     tilt[c] = map.scale[c] * product[c] / values / map.deviation[c];
   }

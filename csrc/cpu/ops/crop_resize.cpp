@@ -31,8 +31,11 @@ struct Weights {
 // if that is wider. All of these are integers in units of 1 / (2 · size) pixels. So the weights, divided by their sum,
 // are rounded once, and those of a mirrored output are mirrored.
 Weights resize(int64_t pixels, int64_t size) {
+  // Sums of these integers are below 8 · pixels · size.
+  STD_TORCH_CHECK(pixels <= INT64_MAX / 8 / size, "crop_resize: too many pixels: ", pixels, " of which ", size);
   Weights w;
   w.columns = pixels;
+  w.weight.reserve(2 * (pixels + size));  // about as many as there will be, so that memory is short at once or never
   const int64_t support = 2 * std::max(pixels, size);
   for (int64_t i = 0; i < size; ++i) {
     const int64_t centre = (2 * i + 1) * pixels, left = centre - support;
@@ -74,13 +77,16 @@ int64_t rows_of_task(const BandMatrix& rows) {
   return std::max<int64_t>((kResizeRows - 2) * sums / rows.columns, 1);
 }
 
-// Runs the kernel for all planes of x.
-Tensor apply(const Tensor& x, const char* name, Weights rows, Weights columns) {
+Tensor new_planes(const Tensor& x, const char* name, int64_t height, int64_t width) {
+  dtype_of(x, name);
+  return new_images(x, x.size(0), {x.size(0), x.size(1), height, width});
+}
+
+// Runs the kernel for all planes of x. There is memory for its output before weights for that are made.
+void apply(const Tensor& x, Weights rows, Weights columns, Tensor& out) {
   const int64_t B = x.size(0), C = x.size(1);
-  const Dtype dtype = dtype_of(x, name);
+  const Dtype dtype = dtype_of(x, "x");
   const BandMatrix of_rows = rows.matrix(dtype), of_columns = columns.matrix(dtype);
-  Tensor out = new_images(x, B, {B, C, of_rows.rows, of_columns.rows});
-  if (out.numel() == 0) return out;
   const bool interleaved = x.stride(1) == 1 && x.stride(3) == C && C <= kChannelBlock;
   const Tensor dense = interleaved ? x : with_dense_rows(x);
   const bool columns_first = of_rows.columns < of_rows.rows;
@@ -95,7 +101,6 @@ Tensor apply(const Tensor& x, const char* name, Weights rows, Weights columns) {
                                .band = columns_first ? rows_of_task(of_rows) : kResizeRows,
                                .out = out.mutable_data_ptr()};
   run(cpu_kernels().crop_resize, args, B * (C / args.interleaved) * args.bands());
-  return out;
 }
 
 // The crop is (top, left, height, width).
@@ -111,9 +116,12 @@ Tensor crop_resize(Tensor x, std::vector<int64_t> crop, std::vector<int64_t> siz
   check_one_batch(x, "x");
   check_crop(crop, x.size(2), x.size(3));
   STD_TORCH_CHECK(size.size() == 2 && size[0] > 0 && size[1] > 0, "size: expected (h, w), both at least 1");
+  Tensor out = new_planes(x, "x", size[0], size[1]);
+  if (out.numel() == 0) return out;
   Tensor view = torch::stable::narrow(x, 2, crop[0], crop[2]);
   view = torch::stable::narrow(view, 3, crop[1], crop[3]);
-  return apply(view, "x", resize(crop[2], size[0]), resize(crop[3], size[1]));
+  apply(view, resize(crop[2], size[0]), resize(crop[3], size[1]), out);
+  return out;
 }
 
 // The gradient of images of `image_size`. Those outside the crop get 0.
@@ -122,8 +130,11 @@ Tensor crop_resize_backward(Tensor grad, std::vector<int64_t> image_size, std::v
   STD_TORCH_CHECK(image_size.size() == 2, "image_size: expected (H, W)");
   check_crop(crop, image_size[0], image_size[1]);
   STD_TORCH_CHECK(grad.size(2) > 0 && grad.size(3) > 0, "grad: expected at least one row and column");
-  return apply(grad, "grad", transposed(resize(crop[2], grad.size(2)), crop[0], image_size[0]),
-               transposed(resize(crop[3], grad.size(3)), crop[1], image_size[1]));
+  Tensor out = new_planes(grad, "grad", image_size[0], image_size[1]);
+  if (out.numel() == 0) return out;
+  apply(grad, transposed(resize(crop[2], grad.size(2)), crop[0], image_size[0]),
+        transposed(resize(crop[3], grad.size(3)), crop[1], image_size[1]), out);
+  return out;
 }
 
 }  // namespace

@@ -15,10 +15,10 @@ Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table,
                     {.adjoint = adjoint, .shared = true, .by_rows = !adjoint, .keeps_format = true});
   Resample& r = plan.resample;
   Tensor out = plan.new_outputs(x, r.order * r.B);
-  if (out.numel() == 0) return out;
   r.around_cache = pays_around_cache(out);
-  const Tensor dense = plan.readable(x);
   const auto scale = dense_weights(weights, x, r.B, r.order);
+  if (out.numel() == 0) return out;
+  const Tensor dense = plan.readable(x);
   const int64_t images = r.B * r.channel_blocks();
   if (!adjoint) {
     // While a task makes all elements of an image, the image stays in the cache. With too few images for that, each

@@ -15,9 +15,9 @@ Tensor orbit_average(Tensor y, std::optional<Tensor> weights, std::vector<double
   const Resample& r = plan.resample;
   check_elements(y, r.order, "y");
   Tensor out = plan.new_outputs(y, r.B);
+  const auto scale = dense_weights(weights, y, r.B, r.order);
   if (out.numel() == 0) return out;
   const Tensor dense = plan.readable(y);
-  const auto scale = dense_weights(weights, y, r.B, r.order);
   const ResampleArgs args = {.resample = r,
                              .in = images_of(dense),
                              .second = {},

@@ -82,6 +82,7 @@ void LayerOptions::check(const Tensor& x) const {
   check_one_batch(x, "x");
   int64_t channels = x.size(1);
   for (size_t l = 0; l < n; ++l) {
+    STD_TORCH_CHECK(channels > 0, "x, weights: expected at least one channel");
     STD_TORCH_CHECK(weights[l].dim() == 4 && weights[l].size(1) == channels,
                     "weights: expected (C_out, C, kH, kW), where C is that of x or C_out of the layer before");
     channels = weights[l].size(0);

@@ -100,7 +100,7 @@ ResamplePlan::ResamplePlan(const Tensor& images, const char* name, const std::ar
               .mixing = table_.mixing.empty() ? nullptr : table_.mixing.data(),
               .border = table_.border,
               .interleaved = 1,
-              .channel_block = std::min<int64_t>(C, kChannelBlock),
+              .channel_block = std::clamp<int64_t>(C, 1, kChannelBlock),
               .row_runs = 1,
               .all_elements = false,
               .reuse_bases = false,
