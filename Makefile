@@ -3,6 +3,7 @@
 # make test-library, test-reference, test-kernels, test-emulation, test-compiled, test-peers: its parts, each a process for
 # one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
 # make test-ptx: the laws of every op on the PTX of the CUDA kernels and of Triton's. Of its parts, make test runs test-ptx-few.
+# make test-kernels-newest: of every law on the interpreter one case, by the newest Triton. make test runs it too.
 # make test-compiled-newest: all Triton kernels, compiled by the newest Triton. make test-compiled compiles some by it.
 # make test-ttsem: optional, with Python 3.12 (PY312). The small laws of every op on Triton's IR, by the package ttsem, which
 # finds races between program instances. It has an environment of its own.
@@ -23,7 +24,7 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
-PARTS := test-library test-emulation test-ptx-few test-peers test-reference test-compiled
+PARTS := test-library test-emulation test-ptx-few test-peers test-reference test-kernels-newest test-compiled
 .PHONY: test test-kernels test-ptx test-ttsem test-compiled-newest $(PARTS) demo pictures paper bench docs gpu wheel lint clean
 
 # Two parts at a time. The first needs no peers, which are installed meanwhile. The longest is next. The last runs compilers
@@ -47,6 +48,9 @@ test-peers: .venv/peers
 
 test-kernels: .venv/native
 	TRITON_INTERPRET=1 EQUIFAST_BACKEND=triton $(PY) -m pytest tests/ops tests/triton
+
+test-kernels-newest: .venv/native .venv/newest
+	PYTHONPATH=$(NEWEST) TRITON_INTERPRET=1 EQUIFAST_BACKEND=triton $(PY) -m pytest -p tests.ptx.once tests/ops tests/triton
 
 test-emulation: .venv/native
 	EQUIFAST_EMULATION=plain EQUIFAST_BACKEND=reference $(PY) -m pytest tests/ops tests/laws/test_definitions.py tests/emulation
