@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from . import averaging, checks, losses, ops, targets
+from . import averaging, checks, choice, losses, ops, targets
+from .dtypes import accumulate_dtype
 from .groups import CyclicGroup, DihedralGroup, Group, as_group
 from .targets import Targets
 
@@ -29,7 +30,7 @@ class CanonicalForm:
         activations, probabilities: (B, E), the scores and their softmax. The probabilities of a sample are NaN where it
             fell back to the identity, for one of its activations is NaN or +inf, or all are −inf.
         vectors: (B, E, d), what the network made of the orbit; None when activations were given.
-        group, padding_mode: of the call. The padding is that of the images; masks have one of their own.
+        group, padding_mode, gate: of the call. The padding is that of the images; masks have one of their own.
     """
 
     image: Tensor
@@ -39,6 +40,7 @@ class CanonicalForm:
     vectors: Tensor | None
     group: Group
     padding_mode: str = "border"
+    gate: float | None = None
 
     def invert(self, y: Tensor, representation: str = "trivial") -> Tensor:
         """Outputs on canonical images back to the frame of the inputs, ``g_e·y``: (B, C', H', W') → the same.
@@ -161,6 +163,31 @@ class CanonicalForm:
         best = self.activations.amax(1, keepdim=True)
         return ((self.activations == best).sum(1) > 1) | ~best.squeeze(1).isfinite()
 
+    @property
+    def margin(self) -> Tensor:
+        """How far the best activation is above that of the identity; (B,), at least 0, in the dtype of the activations.
+
+        NaN for a sample that fell back to the identity, infinite where the identity alone is masked.
+        """
+        return choice.margin(self.activations)
+
+    @property
+    def gated(self) -> Tensor:
+        """Whether the gate kept an image from being turned; (B,) bool, False without a gate."""
+        margin = self.margin
+        return (margin > 0) & (margin < (0 if self.gate is None else self.gate))
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropy of the probabilities in nats, ``−Σ p·log p``; (B,), float32 or float64.
+
+        0 where one element is certain, log E where all are alike: an image that is symmetric, or in which the network
+        recognizes nothing. NaN for a sample that fell back to the identity.
+
+        Equivalent to: ``torch.distributions.Categorical(probs=probabilities).entropy()``.
+        """
+        return torch.special.entr(self.probabilities.to(accumulate_dtype(self.probabilities.dtype))).sum(1)
+
     def identity_rate(self) -> Tensor:
         """Share of the batch that was canonical already; float32 scalar."""
         return (self.element == 0).float().mean()
@@ -170,28 +197,30 @@ class CanonicalForm:
         return self.image.shape[-2], self.image.shape[-1]
 
 
+#: Group, padding_mode and gate.
+Context = tuple[str, str, float | None]
+
 #: The attributes that are tensors. The others are the same for every batch.
-_TENSORS = tuple(field.name for field in fields(CanonicalForm) if field.name not in ("group", "padding_mode"))
+_TENSORS = tuple(field.name for field in fields(CanonicalForm) if field.name not in ("group", "padding_mode", "gate"))
 
 
-def _flatten(form: CanonicalForm) -> tuple[list[Tensor], tuple[str, str]]:
+def _flatten(form: CanonicalForm) -> tuple[list[Tensor], Context]:
     # Vectors that are None are no leaf, as many functions of trees want nothing but tensors. Compilers and
     # `torch.export` want a context of strings.
     tensors = [getattr(form, name) for name in _TENSORS if getattr(form, name) is not None]
-    return tensors, (form.group.name, form.padding_mode)
+    return tensors, (form.group.name, form.padding_mode, form.gate)
 
 
-def _flatten_with_keys(form: CanonicalForm) -> tuple[list[tuple[_pytree.KeyEntry, Tensor]], tuple[str, str]]:
+def _flatten_with_keys(form: CanonicalForm) -> tuple[list[tuple[_pytree.KeyEntry, Tensor]], Context]:
     tensors, context = _flatten(form)
     return [(_pytree.GetAttrKey(name), t) for name, t in zip(_TENSORS, tensors, strict=False)], context
 
 
-def _unflatten(tensors: Iterable[Any], context: tuple[str, str]) -> CanonicalForm:
-    image, element, activations, probabilities, *vectors = tensors
-    group, padding_mode = context
-    return CanonicalForm(
-        image, element, activations, probabilities, vectors[0] if vectors else None, as_group(group), padding_mode
-    )
+def _unflatten(tensors: Iterable[Any], context: Context) -> CanonicalForm:
+    image, element, activations, probabilities, *rest = tensors
+    group, padding_mode, gate = context
+    vectors = rest[0] if rest else None
+    return CanonicalForm(image, element, activations, probabilities, vectors, as_group(group), padding_mode, gate)
 
 
 _pytree.register_pytree_node(

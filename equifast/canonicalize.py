@@ -8,8 +8,8 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 
 from . import checks, ops
 from .canonical_form import CanonicalForm
-from .choice import OrbitScores
-from .estimators import ESTIMATORS
+from .choice import OrbitScores, gated
+from .estimators import ESTIMATORS, check_gate
 from .groups import Group, as_group
 from .orbit_vectors import NETWORK_DTYPES, Network, orbit_vectors
 
@@ -28,6 +28,7 @@ def canonicalize(
     score: Network | None = None,
     activations: Tensor | None = None,
     network_dtype: torch.dtype | None = None,
+    gate: float | None = None,
 ) -> CanonicalForm:
     """Choose a group element for each image by a network's vectors of its orbit, and undo it.
 
@@ -67,6 +68,9 @@ def canonicalize(
             and reference are None. −inf masks an element.
         network_dtype: ``torch.bfloat16`` or ``torch.float16``: the network runs under autocast to it. Parameters, the
             vectors that it returns, their scores and the images keep float32 or what they have.
+        gate: an image is left as it is unless the best activation is above that of the identity by so much;
+            `CanonicalForm.gated` tells which are. So images that hardly matter keep their orientation, and an image and
+            a turned one may be left different. None for no gate; "soft" and "gumbel" have none.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
@@ -76,6 +80,7 @@ def canonicalize(
     checks.one_of("estimator", estimator, ESTIMATORS)
     checks.padding_mode(padding_mode)
     checks.one_of("network_dtype", network_dtype, NETWORK_DTYPES)
+    check_gate(gate, estimator)
     vectors = None
     if activations is not None:
         unused = {
@@ -99,8 +104,9 @@ def canonicalize(
         _initialize(reference, vectors)
         scores = _scores(vectors, reference, score, x, group, beta, similarity)
         vectors = vectors.unflatten(0, (group.order, x.shape[0])).transpose(0, 1)
+    scores = scores if gate is None else gated(scores, gate)
     image, element = ESTIMATORS[estimator](x, scores, group, beta, padding_mode)
-    return CanonicalForm(image, element, scores.activations, scores.probabilities, vectors, group, padding_mode)
+    return CanonicalForm(image, element, scores.activations, scores.probabilities, vectors, group, padding_mode, gate)
 
 
 def _preprocess(preprocess: Network, x: Tensor) -> Tensor:

@@ -59,6 +59,20 @@ def select(scores: Tensor, beta: float = 1.0, dtype: torch.dtype | None = None) 
     return OrbitScores(activations, probabilities.to(activations.dtype), element)
 
 
+def margin(activations: Tensor) -> Tensor:
+    """How far the best of the activations (B, E) is above that of the identity: (B,), at least 0.
+
+    It is NaN for a sample that fell back to the identity, and infinite where the identity alone is masked.
+    """
+    return torch.where(is_usable(activations), activations, torch.nan).amax(1) - activations[:, 0]
+
+
+def gated(scores: OrbitScores, gate: float) -> OrbitScores:
+    """The same scores, by which a sample chooses the identity unless its `margin` is at least ``gate``."""
+    is_held = margin(scores.activations.detach()) < gate
+    return scores._replace(element=scores.element.masked_fill(is_held, 0))
+
+
 def choice_weights(probabilities: Tensor, element: Tensor) -> Tensor:
     """The probabilities (B, E), or one-hot at the chosen ``element`` (B,) for a sample whose probabilities are NaN."""
     ids = torch.arange(probabilities.shape[1], device=probabilities.device)

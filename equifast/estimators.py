@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import ops
+from . import checks, ops
 from .choice import OrbitScores, choice_weights, logits
 from .dtypes import accumulate_dtype
 from .groups import Group
@@ -84,9 +84,23 @@ ESTIMATORS: dict[str, Estimator] = {
     "none": none,
 }
 
+#: The estimators that choose the arg max, which a gate may replace by the identity.
+GATED = ("straight_through", "angle", "none")
+
 #: The estimators whose gradient is not that of the ops that they call. `torch.export` keeps the ops alone, and so drops
 #: the gradient.
 SURROGATES = ("straight_through", "gumbel", "angle")
+
+
+def check_gate(gate: float | None, estimator: str) -> None:
+    """Raise an error unless ``gate`` is None, or a number of at least 0 and the estimator takes one."""
+    if gate is None:
+        return
+    checks.number("gate", gate)
+    if not gate >= 0:
+        raise ValueError(f"gate: expected at least 0, got {gate!r}")
+    if estimator not in GATED:
+        raise ValueError(f"gate: expected None with estimator {estimator!r}; {', '.join(GATED)} take one")
 
 
 def asks_for(ctx, index: int) -> bool:

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from .. import checks
 from ..canonical_form import CanonicalForm
 from ..canonicalize import canonicalize
-from ..estimators import ESTIMATORS, SURROGATES
+from ..estimators import ESTIMATORS, SURROGATES, check_gate
 from ..groups import Group, as_group
 from ..orbit_vectors import NETWORK_DTYPES
 from .crop_resize import CropResize
@@ -33,7 +33,7 @@ class Canonicalizer(nn.Module):
         reference: the initial vector (d,); by default it is drawn from a normal distribution.
         learn_reference: whether the reference is a parameter; otherwise it is a buffer.
         crop, resize: a centre crop and a resize of the images before the network, as in `CropResize`.
-        beta, similarity, preprocess, estimator, padding_mode, score, network_dtype: as in `canonicalize`. With
+        beta, similarity, preprocess, estimator, padding_mode, score, network_dtype, gate: as in `canonicalize`. With
             ``score`` there is no reference. In eval mode "gumbel" takes the arg max. ``preprocess`` takes the place of
             ``crop`` and ``resize``, and has to commute with the group; `equifast.check_preprocess` tells whether it
             does.
@@ -59,9 +59,11 @@ class Canonicalizer(nn.Module):
         padding_mode: str = "border",
         score: Callable[[Tensor], Tensor] | None = None,
         network_dtype: torch.dtype | None = None,
+        gate: float | None = None,
     ) -> None:
         super().__init__()
         checks.one_of("estimator", estimator, ESTIMATORS)
+        check_gate(gate, estimator)
         checks.padding_mode(padding_mode)
         checks.one_of("network_dtype", network_dtype, NETWORK_DTYPES)
         if crop is not None or resize is not None:
@@ -77,6 +79,7 @@ class Canonicalizer(nn.Module):
         self.padding_mode = padding_mode
         self.score = score
         self.network_dtype = network_dtype
+        self.gate = gate
         self.reference: Tensor | None
         vector = None if score is not None else _reference(network, reference, vector_size, learn_reference)
         if learn_reference:
@@ -101,6 +104,7 @@ class Canonicalizer(nn.Module):
             padding_mode=self.padding_mode,
             score=self.score,
             network_dtype=self.network_dtype,
+            gate=self.gate,
         )
 
     def _check_exported_gradient(self) -> None:
@@ -125,6 +129,7 @@ class Canonicalizer(nn.Module):
             f"{self.group}, beta={self.beta}, similarity={self.similarity}, estimator={self.estimator}, "
             f"padding_mode={self.padding_mode}"
             + (f", network_dtype={self.network_dtype}" if self.network_dtype else "")
+            + ("" if self.gate is None else f", gate={self.gate}")
         )
 
     # As in torch's lazy modules: an uninitialized tensor is saved as such, and takes its size from the one it loads.
