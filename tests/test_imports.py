@@ -43,7 +43,7 @@ ARROWS = {
     "orbit_vectors": "groups lazy_orbit",
     "canonicalize": "canonical_form checks choice estimators groups ops orbit_vectors",
     "nn": "averaging canonical_form canonicalize checks disc dtypes estimators frames geometry groups layers "
-    "lazy_orbit ops orbit_vectors",
+    "lazy_orbit ops orbit_vectors scores",
     "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
     "info": "backends kernels.host",
     "datasets": "canonical_form canonicalize groups nn ops scores targets",

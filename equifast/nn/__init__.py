@@ -7,8 +7,9 @@ from .equivariant_network import EquivariantNetwork
 from .fusion import FusedNetwork, fuse_first_layer
 from .group_conv2d import GroupBatchNorm, GroupConv2d, LiftConv2d, PooledGroupConv2d
 from .orbit_conv2d import OrbitConv2d
+from .orbit_conv2d_pool import PooledOrbitConv2d
 from .symmetrized import Symmetrized, symmetrize
-from .tiny_canonicalizer import PooledOrbitConv2d, TinyCanonicalizer
+from .tiny_canonicalizer import TinyCanonicalizer
 
 __all__ = [
     "Canonicalizer",

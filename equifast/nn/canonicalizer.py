@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ..canonicalize import canonicalize
 from ..estimators import ESTIMATORS, SURROGATES, check_gate
 from ..groups import Group, as_group
 from ..orbit_vectors import NETWORK_DTYPES
+from . import saving
 from .crop_resize import CropResize
 
 
@@ -123,6 +125,45 @@ class Canonicalizer(nn.Module):
         if self.reference is not None and not is_lazy(self.reference):
             with torch.no_grad():
                 self.reference.normal_()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` and ``config.json`` to a folder, which is made if need be.
+
+        The JSON file has the group, the options, the versions of equifast and torch, and what the network, the
+        preprocessing and the score are: a `ConvNetwork`, the layer of a `TinyCanonicalizer`, a `CropResize` and a
+        function of `equifast.scores` are described, so that `from_pretrained` makes them again. Others are named as
+        "given", and it has to be given them.
+
+        Raises:
+            ValueError: if the reference has no size yet. ImportError: without the package ``safetensors``.
+        """
+        saving.save(self, folder)
+
+    @staticmethod
+    def from_pretrained(
+        source: str | Path,
+        *,
+        network: Callable[[Tensor], Tensor] | None = None,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        score: Callable[[Tensor], Tensor] | None = None,
+        revision: str | None = None,
+    ) -> Canonicalizer:
+        """A canonicalizer as `save_pretrained` has written it, in eval mode and on the CPU.
+
+        Args:
+            source: a folder; or the name of a repository of the Hugging Face Hub, such as ``"user/name"``, of which the
+                package ``huggingface_hub`` downloads these two files.
+            network, preprocess, score: in place of those that the JSON file describes; needed where it says "given".
+            revision: of the repository.
+
+        Raises:
+            ValueError: naming what is missing or does not fit: an argument, each tensor, or the format of the file.
+        """
+        folder = saving.folder_of(source, revision)
+        given = {"network": network, "preprocess": preprocess, "score": score}
+        module = Canonicalizer(**saving.options_of(folder, given))
+        saving.load_weights(module, folder)
+        return module.eval()
 
     def extra_repr(self) -> str:
         return (
