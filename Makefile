@@ -77,6 +77,7 @@ demo: .venv/demo
 # Optional: 230 MB of downloads the first time, and minutes of computing.
 pictures: .venv/demo
 	$(PY) examples/imagenet.py
+	$(PY) examples/gate.py
 	$(PY) examples/aerial.py
 
 # Two processes train at a time, with one thread each: that takes four fifths of the time of one with two. What is timed

@@ -20,6 +20,7 @@ else:
     from .canonical_form import CanonicalForm
     from .canonicalize import canonicalize
     from .choice import OrbitLosses, OrbitScores
+    from .gating import gate_curve
     from .groups import CyclicGroup, DihedralGroup, Group, as_group
     from .nn.fusion import fuse_first_layer
     from .nn.symmetrized import symmetrize
@@ -52,6 +53,7 @@ else:
         "crop_resize",
         "decompositions",
         "fuse_first_layer",
+        "gate_curve",
         "losses",
         "nn",
         "orbit",

@@ -284,3 +284,43 @@ def test_the_page_is_written_from_the_results(example, name):
     page = published.PAGE.read_text()
     assert published.insert(page, name, text) == page
     assert not any(math.isnan(value) for run in published.load(name)["runs"] for value in run["accuracy"])
+
+
+def test_the_gate_by_numbers(example):
+    """Of logits that are made up: an upright picture, one that is turned wrongly, and one without an orientation."""
+    gate = example("gate")
+    logits = torch.zeros(3, 4, 1000)
+    logits[0, 0, 1], logits[1, 0, 2], logits[1, 3, 5] = 9, 9, 10
+    right = torch.zeros(3, 1000, dtype=torch.bool)
+    right[0, 1] = right[1, 2] = right[2, 0] = True
+    upright, turned = gate.curve(logits, right, [0, 0.5, 2, math.inf])
+    assert upright == pytest.approx([100 * n / 3 for n in (2, 2, 3, 3)])
+    assert turned == pytest.approx([100 * n / 3 for n in (2, 2, 2.25, 1.5)])
+    assert gate.undecided(logits) == pytest.approx(100 / 3)
+
+
+def test_images_without_an_orientation(example):
+    gate = example("gate")
+    images = 255 * torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = gate.without_orientation(images)
+    assert all(others.shape == images.shape for others in found.values())
+    symmetric = found["means over an orbit"]
+    torch.testing.assert_close(symmetric, torch.rot90(symmetric, 1, (2, 3)))
+    shuffled = found["pictures with their pixels in disorder"]
+    assert torch.equal(shuffled.flatten(2).sort().values, images.flatten(2).sort().values)
+
+
+def test_the_report_of_the_gate(example, tmp_path):
+    gate = example("gate")
+    runs = [
+        {"gate": 0, "upright": 70.0, "turned": 70.0},
+        {"gate": 1, "upright": 79.0, "turned": 68.0},
+        {"gate": math.inf, "upright": 80.0, "turned": 50.0},
+    ]
+    report = gate.text({"pictures": 3, "threads": 1, "undecided": {"pictures": 10.0, "noise": 95.0}, "runs": runs})
+    assert (
+        "The gate 1 has 79.0 % of the pictures as they are and 68.0 % over all four turns, which is the best" in report
+    )
+    assert "pictures: 10 %; noise: 95 %" in report and "∞ (the network alone)" in report
+    gate.draw(tmp_path / "gate.png", [0, 1, 2], [70, 79, 80], [70, 68, 60])
+    assert (tmp_path / "gate.png").stat().st_size > 1000

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree
 
-from equifast import act, as_group, canonicalize
+from equifast import act, as_group, canonicalize, gate_curve, orbit
 from equifast.dtypes import accumulate_dtype
 from equifast.estimators import ESTIMATORS, GATED
 from equifast.nn import Canonicalizer
@@ -99,6 +99,50 @@ def test_images_that_pass_the_gate_in_two_orientations_get_one_canonical_image(n
             assert_same(turned.image[passes], form.image[passes])
             held.append(turned.gated)
     assert torch.stack(held).any() and not torch.stack(held).all()
+
+
+@pytest.mark.parametrize("name", ["C2", "C4", "D2", "D4"])
+def test_the_curve_is_what_happens_to_turned_images(name):
+    """Against canonicalizing every turned copy with every gate."""
+    torch.manual_seed(0)
+    group = as_group(name)
+    scorer = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).double()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 3)).double()
+    canonicalizer = Canonicalizer(scorer, group, vector_size=5).double().eval()
+    x, labels = rand(40, 2, 6, 6, dtype=torch.float64), torch.arange(40) % 3
+    gates = [0, 0.02, 0.1, 0.5, 10]
+    with torch.no_grad():
+        form = canonicalizer(x)
+        members = model(orbit(x, group)).argmax(1).unflatten(0, (group.order, 40)).t()
+        upright, turned = gate_curve(form.activations, members == labels[:, None], gates, group=group)
+        for gate, as_it_is, all_copies in zip(gates, upright, turned, strict=True):
+            canonicalizer.gate = gate
+            accuracies = []
+            for h in range(group.order):
+                image = canonicalizer(act(x, torch.full((40,), h), group=group)).image
+                accuracies.append((model(image).argmax(1) == labels).double().mean())
+            assert_near(as_it_is, accuracies[0])
+            assert_near(all_copies, torch.stack(accuracies).mean())
+    assert upright.unique().numel() > 1 and turned.unique().numel() > 1
+    assert_near(upright[0], turned[0])  # without a gate all copies are alike
+    assert_near(upright[-1], (model(x).argmax(1) == labels).double().mean())  # with a large one nothing is turned
+
+
+def test_what_a_curve_is_not_made_of():
+    activations, right = torch.zeros(3, 4), torch.ones(3, 4)
+    for arguments, error, match in [
+        ((torch.zeros(3, 8), right, [0]), ValueError, r"activations: expected \(N, 4\) for C4, got \(3, 8\)"),
+        ((activations.long(), right, [0]), TypeError, "activations: expected float64"),
+        ((activations, right[:, :2], [0]), ValueError, r"right: expected \(3, 4\) as activations, got \(3, 2\)"),
+        ((activations, [1], [0]), TypeError, "right: expected a Tensor, got list"),
+        ((activations, right, [-1]), ValueError, "gates: expected a sequence of numbers of at least 0"),
+        ((activations, right, 1.0), ValueError, "gates: expected a sequence of numbers of at least 0, got 1.0"),
+    ]:
+        with pytest.raises(error, match=match):
+            gate_curve(*arguments, group="C4")
+    fell_back = torch.full((1, 4), torch.nan)
+    upright, turned = gate_curve(fell_back, torch.tensor([[1.0, 0, 0, 0]]), [0.0], group="C4")
+    assert (upright.item(), turned.item()) == (1, 0.25)  # each copy is left as it is
 
 
 def test_margin_and_entropy():

@@ -36,6 +36,7 @@ ARROWS = {
     "losses": "checks choice dtypes groups lazy_orbit ops orbit_vectors",
     "estimators": "checks choice dtypes groups ops",
     "targets": "checks dtypes geometry groups ops",
+    "gating": "checks choice groups",
     "averaging": "checks choice dtypes groups lazy_orbit ops",
     "canonical_form": "averaging checks choice dtypes groups losses ops targets",
     "orbit_functions": "compiler groups ops",
