@@ -323,6 +323,6 @@ def law(opcode: str) -> Callable[..., Bits]:
 
     def of_integers(*bits: int) -> Bits:
         given = [b if i in as_it_is else read(kind, b) for i, b in enumerate(bits)]
-        return general(*given) % 2 ** (64 if name.endswith(".wide") else width)
+        return general(*given) % 2 ** (width * 2 if name.endswith(".wide") else width)
 
     return of_integers
