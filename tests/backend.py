@@ -48,6 +48,9 @@ def _name() -> str:
 
 NAME = _name()
 
+#: Whether Triton compiles the kernels, or may. It shares a sum among threads as the layout of its terms suggests.
+TRITON_COMPILES = EMULATED == "triton" or (NAME == "gpu" and os.environ.get("EQUIFAST_BACKEND") != "cuda")
+
 
 def by_backend(cpu: Any, small: Any, **own: Any) -> Any:
     """A table of cases: the whole one for the native library, a small one elsewhere, unless a backend has its own.

@@ -8,7 +8,7 @@ from equifast import reference
 from equifast.ops import contrastive_loss
 
 from ..backend import DEVICE, by_backend, over
-from ..cases import DTYPES, GROUPS, assert_near, assert_same_sum, rand
+from ..cases import DTYPES, GROUPS, assert_near, assert_same_in_any_layout, assert_same_sum, rand
 from ..definitions import call, eager
 from ..vectors import assert_all_near, orders, sweep
 
@@ -82,8 +82,8 @@ def test_any_layout():
     for dtype in DTYPES:
         vectors = rand(8 * 5, 6, dtype=dtype)
         expected = contrastive_loss(vectors, group="D4")
-        assert_same_sum(contrastive_loss(vectors.t().contiguous().t(), group="D4"), expected)
-        assert_same_sum(contrastive_loss(torch.stack((vectors, -vectors), -1)[..., 0], group="D4"), expected)
+        for laid in (vectors.t().contiguous().t(), torch.stack((vectors, -vectors), -1)[..., 0]):
+            assert_same_in_any_layout(contrastive_loss(laid, group="D4"), expected)
 
 
 def test_the_batch_is_averaged():
