@@ -85,6 +85,7 @@ constexpr Instruction kInstructions[] = {
     {"setp.gt.s64", "p,d,d", compare<gt, int64_t>},
     {"setp.ge.s64", "p,d,d", compare<ge, int64_t>},
     {"setp.lt.u64", "p,d,d", compare<lt, uint64_t>},
+    {"setp.gt.u64", "p,d,d", compare<gt, uint64_t>},
     {"setp.ne.f16", "p,h,h", compare<different, _Float16>},
     {"setp.neu.f16", "p,h,h", compare<neu, _Float16>},
     {"setp.ne.f16x2", "p|p,w,w", compare_halves<different>},
