@@ -2,54 +2,58 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import signal
-import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from .conftest import EXAMPLES, ROOT
+from ..distributed.processes import context
+from .conftest import EXAMPLES
 
-#: A process with a tiny budget on made-up images. It kills itself at a step of a run, if told which; it prints nothing.
-PROCESS = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from paper import datasets, experiment, methods, plan, train
-from paper.storage import Store
 
-folder, fatal, step = sys.argv[1:]
-torch.set_num_threads(1)
+def run_everything(folder: Path, fatal: str, step: int) -> None:
+    """All runs of a tiny budget on made-up images, in a process that kills itself at a step of a run, if told which."""
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.path.insert(0, str(EXAMPLES))
+    datasets, experiment, methods, plan, storage, train = (
+        importlib.import_module(f"paper.{name}")
+        for name in ("datasets", "experiment", "methods", "plan", "storage", "train")
+    )
+    torch.set_num_threads(1)
+    calls, loss = Counter(), methods.loss
 
-def made_up(name, train, test):
-    generator = torch.Generator().manual_seed(len(name))
-    images = torch.rand(train + test, 1, 28, 28, generator=generator)
-    labels = torch.randint(10, (train + test,), generator=generator)
-    return datasets.Split(images[:train], labels[:train], images[train:], labels[train:], "made up")
+    def made_up(name, train, test):
+        generator = torch.Generator().manual_seed(len(name))
+        images = torch.rand(train + test, 1, 28, 28, generator=generator)
+        labels = torch.randint(10, (train + test,), generator=generator)
+        return datasets.Split(images[:train], labels[:train], images[train:], labels[train:], "made up")
 
-calls = {}
-def loss(run, *rest, loss=methods.loss):
-    calls[run.id] = calls.get(run.id, 0) + 1
-    if run.id == fatal and calls[run.id] == int(step):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return loss(run, *rest)
+    def fatal_loss(run, *rest):
+        calls[run.id] += 1
+        if run.id == fatal and calls[run.id] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss(run, *rest)
 
-datasets.load, methods.loss = made_up, loss
-train.BATCH, plan.DATA, plan.GROUPS = 20, ("mnist",), ("C4",)
-budget = plan.Budget("tiny", 60, 10, 1, 2, 2, 2, 0, (), 1)
-experiment.everything(budget, Store(budget.name, Path(folder)))
-"""
+    datasets.load, methods.loss = made_up, fatal_loss
+    train.BATCH, plan.DATA, plan.GROUPS = 20, ("mnist",), ("C4",)
+    budget = plan.Budget("tiny", 60, 10, 1, 2, 2, 2, 0, (), 1)
+    experiment.everything(budget, storage.Store(budget.name, folder))
 
 
 def process(folder: Path, fatal: str = "", step: int = 0) -> int:
     """The exit status of such a process."""
-    command = [sys.executable, "-c", PROCESS, str(folder), fatal, str(step)]
-    environment = {"PYTHONPATH": f"{ROOT}:{EXAMPLES}", "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True).returncode
+    started = context.Process(target=run_everything, args=(folder, fatal, step))
+    started.start()
+    started.join()
+    return started.exitcode
 
 
 #: What depends on the machine and not on the seed.
