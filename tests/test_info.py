@@ -26,23 +26,57 @@ def run_info(path, *arguments, **variables):
     return result.stdout
 
 
+def copied(folder):
+    """The folder, with a copy of the package as it is here."""
+    source = Path(equifast.__file__).parent
+    shutil.copytree(source, folder / "equifast", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the package as it is here, to be broken; the folder that holds it."""
-    source = Path(equifast.__file__).parent
-    shutil.copytree(source, tmp_path / "equifast", ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path
+    """A copy to be broken."""
+    return copied(tmp_path)
 
 
-def test_text_names_every_section(copy):
-    text = run_info([copy])
+TUNED = {"GPU, Triton 3.6.0": {"orbit_conv2d float32": "N 64, K 32, 4 warps, 2 stages"}}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """A copy, and an environment in which there is something to be reported."""
+    folder = copied(tmp_path_factory.mktemp("settings"))
+    (folder / "tuned.json").write_text(json.dumps(TUNED))
+    names = {"EQUIFAST_BACKEND": "reference", "EQUIFAST_CPU_CAPABILITY": "baseline", "EQUIFAST_CACHE_DIR": str(folder)}
+    return folder, names
+
+
+@pytest.fixture(scope="module")
+def found(settings):
+    """What is reported there."""
+    folder, names = settings
+    return json.loads(run_info([folder], "--json", **names))
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory):
+    """What is reported of an environment with nothing but mistakes."""
+    folder = copied(tmp_path_factory.mktemp("wrong"))
+    (folder / "tuned.json").write_text("[half a file")
+    names = {"EQUIFAST_BACKEND": "gpu", "EQUIFAST_CPU_CAPABILITY": "sse9", "EQUIFAST_CACHE_DIR": str(folder)}
+    return json.loads(run_info([folder], "--json", **names))
+
+
+def test_text_names_every_section(settings):
+    folder, names = settings
+    text = run_info([folder], **names)
     named = {line.partition(":")[0] for line in text.splitlines() if line[0] != " "}
     assert named == SECTIONS
     assert "reference:         usable" in text
+    assert "orbit_conv2d float32: N 64, K 32, 4 warps" in text
 
 
-def test_json_describes_this_process(copy):
-    found = json.loads(run_info([copy], "--json", EQUIFAST_BACKEND="reference"))
+def test_json_describes_this_process(found):
     assert set(found) == SECTIONS
     assert found["versions"]["equifast"] == equifast.__version__
     assert found["build"] == info.build()
@@ -101,12 +135,14 @@ def test_a_broken_torch_is_reported(copy, error):
     assert "broken on purpose" in run_info([copy])
 
 
-def test_a_broken_library_is_reported(copy):
-    for library in ("_cpu.so", "_helper" + sysconfig.get_config_var("EXT_SUFFIX")):
+def test_broken_libraries_are_reported(copy):
+    for library in ("_cpu.so", "_cuda.so", "_helper" + sysconfig.get_config_var("EXT_SUFFIX")):
         (copy / "equifast" / library).write_bytes(b"not a shared library")
     found = json.loads(run_info([copy], "--json"))
-    assert "_cpu.so" in found["backends"]["cpu"] and "can't be loaded" in found["backends"]["cpu"]
-    assert found["backends"]["chosen"]["cpu"] == "reference"
+    backends = found["backends"]
+    assert "_cpu.so" in backends["cpu"] and "can't be loaded" in backends["cpu"]
+    assert re.match(r"_cuda\.so .* can't be loaded|torch .* was built without CUDA", backends["cuda"])
+    assert backends["chosen"]["cpu"] == "reference" and backends["chosen"]["cuda"] != "cuda"
     assert found["cpu"]["helper"].startswith("error: ImportError")
 
 
@@ -120,39 +156,26 @@ def test_a_helper_of_another_python_is_not_missed(copy):
     assert found["backends"]["cpu"] == "usable"
 
 
-def test_a_broken_cuda_library_is_reported(copy):
-    (copy / "equifast/_cuda.so").write_bytes(b"not a shared library")
-    found = json.loads(run_info([copy], "--json"))
-    assert re.match(r"_cuda\.so .* can't be loaded|torch .* was built without CUDA", found["backends"]["cuda"])
-    assert found["backends"]["chosen"]["cuda"] != "cuda"
+def test_selection_is_explained(found):
+    assert found["selection"]["between"] == "nothing to select: CUDA tensors run on reference"
+    assert set(found["selection"]) == {"between", "rule"} and found["selection"]["rule"] == selection.RULE
 
 
-def test_selection_is_explained(copy):
-    found = json.loads(run_info([copy], "--json", EQUIFAST_BACKEND="reference"))["selection"]
-    assert found["between"] == "nothing to select: CUDA tensors run on reference"
-    assert set(found) == {"between", "rule"} and found["rule"] == selection.RULE
+def test_a_wrong_backend_name_is_reported(wrong):
+    assert "expected one of auto, cuda, triton, cpu, reference, got 'gpu'" in wrong["backends"]["chosen"]["cpu"]
 
 
-def test_a_wrong_backend_name_is_reported(copy):
-    found = json.loads(run_info([copy], "--json", EQUIFAST_BACKEND="gpu"))
-    assert "expected one of auto, cuda, triton, cpu, reference, got 'gpu'" in found["backends"]["chosen"]["cpu"]
-
-
-def test_tuned_configurations_are_listed(copy, tmp_path):
-    listed = {"GPU, Triton 3.6.0": {"orbit_conv2d float32": "N 64, K 32, 4 warps, 2 stages"}}
-    (tmp_path / "tuned.json").write_text(json.dumps(listed))
-    assert json.loads(run_info([copy], "--json", EQUIFAST_CACHE_DIR=str(tmp_path)))["tuned"] == listed
-    assert "orbit_conv2d float32: N 64, K 32, 4 warps" in run_info([copy], EQUIFAST_CACHE_DIR=str(tmp_path))
-    (tmp_path / "tuned.json").write_text("[half a file")
-    assert json.loads(run_info([copy], "--json", EQUIFAST_CACHE_DIR=str(tmp_path)))["tuned"] == {}
+def test_tuned_configurations_are_listed(found, wrong):
+    assert found["tuned"] == TUNED and wrong["tuned"] == {}
 
 
 @pytest.mark.skipif(not native.build_info().get("native"), reason="this is a pure-Python build")
-def test_cpu_capability_can_be_forced(copy):
+def test_cpu_capability_can_be_forced(found, wrong):
     helper = native.helper()
     assert helper.isas_built()[0] == "baseline"
     assert set(helper.supported_isas()) <= set(helper.isas_built())
-    cpu = json.loads(run_info([copy], "--json", EQUIFAST_CPU_CAPABILITY="baseline"))["cpu"]
-    assert (cpu["isa"], cpu["vector_bits"]) == ("baseline", 128)
-    cpu = json.loads(run_info([copy], "--json", EQUIFAST_CPU_CAPABILITY="sse9"))["cpu"]
-    assert "EQUIFAST_CPU_CAPABILITY: expected one of baseline" in cpu["isa"] and "got 'sse9'" in cpu["isa"]
+    assert (found["cpu"]["isa"], found["cpu"]["vector_bits"]) == ("baseline", 128)
+    assert (
+        "EQUIFAST_CPU_CAPABILITY: expected one of baseline" in wrong["cpu"]["isa"]
+        and "got 'sse9'" in wrong["cpu"]["isa"]
+    )
