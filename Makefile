@@ -4,7 +4,8 @@
 # one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
 # make test-ptx: the laws of every op on the PTX of the CUDA kernels and of Triton's. Of its parts, make test runs test-ptx-few.
 # make test-kernels-newest: of every law on the interpreter one case, by the newest Triton. make test runs it too.
-# make test-compiled-newest: all Triton kernels, compiled by the newest Triton. make test-compiled compiles some by it.
+# make test-compiled-newest: of each problem of a Triton kernel a configuration, compiled by the newest Triton. make
+# test-compiled compiles one of each kernel by it.
 # make test-ttsem: optional, with Python 3.12 (PY312). The small laws of every op on Triton's IR, by the package ttsem, which
 # finds races between program instances. It has an environment of its own.
 # make paper: the paper's experiments, about an hour; PAPER=--quick: a few minutes. What has a result isn't run again.

@@ -10,6 +10,9 @@ from .convolutions import float32_in_float32, sampling_is_eager  # noqa: F401
 settings.register_profile("equifast", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.load_profile("equifast")
 
+# For the fixtures of modules too, which come before those of a test: `one_thread`.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch):

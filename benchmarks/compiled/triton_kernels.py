@@ -1,6 +1,7 @@
 """``python -m benchmarks.compiled.triton_kernels``: every Triton kernel and configuration compiled, for
 architectures that need not be here: registers, spills, shared memory and matrix instructions. ``--write`` writes
-docs/kernels.md with the oldest Triton that is supported, and docs/kernels_newest.md with any other.
+docs/kernels.md with the oldest Triton that is supported, and docs/kernels_newest.md with any other; with ``--only``,
+the sections of those kernels.
 
 `calls` says for what: host functions are called on tensors in memory that nobody touches, under `tests.fake_gpu`; what
 they would compile is taken down, and compiled in a few processes.
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +52,10 @@ MATRIX = {
     "orbit_conv2d_grad_input",
     "orbit_linear_scores",
 }
+
+
+#: Architecture, kernel, problem and configuration.
+Name = tuple[int, str, str, str]
 
 
 class Work(NamedTuple):
@@ -128,17 +133,24 @@ def collect(arch: int, only: Sequence[str] = ()) -> list[Work]:
     return list(found.values())
 
 
-def in_turn(work: Sequence[Work]) -> list[Work]:
-    """Each problem and configuration for one of its architectures: a third of the time, and still all of them. Of a
-    kernel that has few, all."""
-    names: dict[str, dict[tuple[str, str], list[int]]] = {}
-    for each in work:
-        names.setdefault(each.kernel, {}).setdefault((each.problem, each.config), []).append(each.arch)
-    kept = set()
-    for kernel, archs_of in names.items():
-        for i, (name, archs) in enumerate(archs_of.items()):
-            kept.update((kernel, *name, arch) for arch in (archs if len(archs_of) < 6 else [archs[i % len(archs)]]))
-    return [each for each in work if (*each[1:4], each.arch) in kept]
+def nearest(names: Iterable[Name], cells: Mapping[Name, str], of: str) -> set[Name]:
+    """The names whose cells have the most registers, which are the nearest to spilling; what has no cell comes first.
+
+    ``of``: "problem" for one of each problem, on one of its architectures by turns; "kernel" for one of each kernel on
+    each architecture.
+    """
+    problems: dict[tuple[str, str], list[Name]] = {}
+    for name in names:
+        problems.setdefault(name[1:3], []).append(name)
+    chosen: dict[tuple, list[Name]] = {}
+    for i, (problem, found) in enumerate(problems.items()):
+        archs = sorted({name[0] for name in found})
+        for name in found:
+            if of == "kernel":
+                chosen.setdefault((name[0], name[1]), []).append(name)
+            elif name[0] == archs[i % len(archs)]:
+                chosen.setdefault(problem, []).append(name)
+    return {max(found, key=lambda name: registers(cells.get(name, "256"))) for found in chosen.values()}
 
 
 def compiled(work: Work) -> Row:
@@ -182,28 +194,40 @@ def rows(work: list[Work], jobs: int) -> Iterator[Row]:
         yield from pool.imap_unordered(_compiled, range(len(work)))
 
 
-def store(found: Sequence[Row], file: Path) -> None:
-    file.write_text(json.dumps([row._asdict() for row in found], indent=1, ensure_ascii=False) + "\n")
+class Found(NamedTuple):
+    """``names``: all there are; ``rows``: what was compiled of them."""
+
+    page: str
+    versions: str
+    names: list[Name]
+    rows: list[Row]
 
 
-def stored(file: Path) -> list[Row]:
-    return [Row(**row) for row in json.loads(file.read_text())]
+def store(found: Found, file: Path) -> None:
+    given = found._asdict() | {"rows": [row._asdict() for row in found.rows]}
+    file.write_text(json.dumps(given, indent=1, ensure_ascii=False) + "\n")
 
 
-def wants_matrix(row: Row) -> bool:
+def stored(file: Path) -> Found:
+    given = json.loads(file.read_text())
+    names = [tuple(name) for name in given.pop("names")]
+    return Found(names=names, rows=[Row(**row) for row in given.pop("rows")], **given)
+
+
+def wants_matrix(name: Name) -> bool:
     """Whether its products are to run on matrix units, as all but the most precise are."""
-    return row.kernel in MATRIX and any(dtype in row.problem.split() for dtype in ("tf32", "bf16", "fp16"))
+    _, kernel, problem, _ = name
+    return kernel in MATRIX and any(dtype in problem.split() for dtype in ("tf32", "bf16", "fp16"))
 
 
 def instruction(row: Row) -> str:
     return "+".join(row.instructions) or "–"
 
 
-def summary(found: Sequence[Row]) -> str:
-    bad = [row for row in found if row.spills or row.error]
-    return (
-        f"{len(found)} rows, {len(bad)} with spills or errors, {max(row.registers for row in found)} registers at most"
-    )
+def summary(cells: Iterable[str]) -> str:
+    cells = list(cells)
+    bad, most = sum(map(is_wrong, cells)), max(map(registers, cells))
+    return f"{len(cells)} rows, {bad} with spills or errors, {most} registers at most"
 
 
 def line(row: Row) -> str:
@@ -219,8 +243,8 @@ each class of problems and every configuration worth trying there, the likeliest
 needed for that. [kernels.md](kernels.md) is of the oldest Triton that is supported, and
 [kernels_newest.md](kernels_newest.md) of the newest. `tests/compiled/test_triton_kernels.py` holds that nothing spills,
 that shared memory suffices, and that products run on matrix units, but for float64 and for float32 in full precision
-(`ieee`). `make test-compiled-newest` runs it with the newest Triton; `make test` compiles a part with that, the
-configurations of each kernel that have the most registers.
+(`ieee`). It compiles the configuration of each problem that has the most registers here, with the newest Triton that of
+each kernel, and finds the same cells. After a change of a kernel, `--write --only` and its name write its section anew.
 
 Cells: registers of a thread / KiB of shared memory of a block, and the matrix instructions; *–*: not tried on this
 architecture. What compiles to the same code as a row above is left out.
@@ -234,29 +258,58 @@ def versions() -> str:
     return f"Triton {triton.__version__}; {named[0]} for sm_80 and sm_90, {named[1]} for sm_100."
 
 
-def page(found: Sequence[Row], order: Sequence[tuple[str, str, str]]) -> str:
-    """docs/kernels.md; ``order``: (kernel, problem, configuration) as they were called."""
-    cells = {(row.kernel, row.problem, row.config, row.arch): row for row in found}
-    archs = sorted({row.arch for row in found})
-    parts = [INTRODUCTION, f"{versions()} {summary(found)}.\n"]
-    for kernel in sorted({row.kernel for row in found}):
+def page(cells: Mapping[Name, str], versions: str) -> str:
+    """docs/kernels.md, whose rows are in the order in which the cells first name them."""
+    archs = sorted({name[0] for name in cells})
+    parts = [INTRODUCTION, f"{versions} {summary(cells.values())}.\n"]
+    for kernel in sorted({name[1] for name in cells}):
         parts.append(f"## {kernel}\n")
         parts.append(f"| problem | configuration | {' | '.join(f'sm_{arch}' for arch in archs)} |")
         parts.append(f"|---|---|{'---|' * len(archs)}")
-        for _, problem, config in (key for key in order if key[0] == kernel):
-            row = [cells.get((kernel, problem, config, arch)) for arch in archs]
-            parts.append(f"| {problem} | {config} | {' | '.join(map(_cell, row))} |")
+        for _, problem, config in dict.fromkeys(name[1:] for name in cells if name[1] == kernel):
+            row = [cells.get((arch, kernel, problem, config), "–") for arch in archs]
+            parts.append(f"| {problem} | {config} | {' | '.join(row)} |")
         parts.append("")
     return "\n".join(parts)
 
 
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return "–"
+def listed(text: str) -> dict[Name, str]:
+    """The cells of such a page."""
+    cells, kernel = {}, ""
+    for line in text.splitlines():
+        kernel = line[3:] if line.startswith("## ") else kernel
+        if kernel and line.startswith("| ") and not line.startswith("| problem "):
+            problem, config, *row = line[2:-2].split(" | ")
+            found = {(arch, kernel, problem, config): cell for arch, cell in zip(ARCHS, row, strict=True)}
+            cells |= {name: cell for name, cell in found.items() if cell != "–"}
+    return cells
+
+
+def cell(row: Row) -> str:
     if row.error:
         return row.error
     spilled = f", **{row.spills} bytes spilled**" if row.spills else ""
     return " ".join([f"{row.registers} / {row.shared / 1024:.3g}", *row.instructions]) + spilled
+
+
+def instructions(cell: str) -> list[str]:
+    return [name for name in INSTRUCTIONS if re.search(rf"\b{name}\b", cell)]
+
+
+def shared(cell: str) -> float:
+    """KiB; 0 of an error."""
+    found = re.match(r"\d+ / (\S+?),?(?: |$)", cell)
+    return float(found[1]) if found else 0.0
+
+
+def registers(cell: str) -> int:
+    """0 of an error."""
+    found = re.match(r"\d+", cell)
+    return int(found[0]) if found else 0
+
+
+def is_wrong(cell: str) -> bool:
+    return not registers(cell) or "spilled" in cell
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -265,16 +318,17 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--arch", default="80,90,100", help="comma-separated; default: 80,90,100")
     parser.add_argument("--only", default="", help="comma-separated names of kernels; default: all")
-    parser.add_argument("--in-turn", action="store_true", help="each configuration for one of the architectures")
-    parser.add_argument("--again", type=Path, help="only the rows of this file, which --json stored")
+    parser.add_argument("--nearest", choices=("problem", "kernel"), help="compile the nearest to spilling of each")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 16), help="processes")
     parser.add_argument("--write", action="store_true", help=f"write docs/{DOCS.name}")
-    parser.add_argument("--json", type=Path, help="store the rows")
+    parser.add_argument("--json", type=Path, help="store all names, and the rows that were compiled")
     options = parser.parse_args(given)
     options.arch = tuple(map(int, options.arch.split(",")))
     options.only = tuple(filter(None, options.only.split(",")))
-    if options.write and (options.arch != ARCHS or options.only or options.in_turn or options.again):
-        parser.error("--write: only with all kernels and architectures")
+    if options.write and (options.arch != ARCHS or options.nearest):
+        parser.error("--write: only with all architectures and configurations")
+    if options.write and options.only and f"{versions()} " not in DOCS.read_text():
+        parser.error(f"--write --only: another Triton wrote docs/{DOCS.name}: leave out --only")
     return options
 
 
@@ -284,22 +338,24 @@ def main(given: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     begin = time.perf_counter()
     work = [each for arch in options.arch for each in collect(arch, options.only)]
-    work = in_turn(work) if options.in_turn else work
-    if options.again:
-        wanted = stored(options.again)
-        work = [each for each in work if each[:4] in {row[:4] for row in wanted}]
-        assert len(work) == len(wanted), f"{len(work)} of {len(wanted)} rows are still compiled"
+    names = [each[:4] for each in work]
+    before = listed(DOCS.read_text()) if DOCS.exists() else {}
+    if options.nearest:
+        chosen = nearest(names, before, options.nearest)
+        work = [each for each in work if each[:4] in chosen]
     found = []
     for row in rows(work, options.jobs):
         found.append(row)
         print(line(row), flush=True)
-    place = {each[:4]: i for i, each in enumerate(work)}
+    place = {name: i for i, name in enumerate(names)}
     found.sort(key=lambda row: place[row[:4]])
-    print(f"{versions()}\n{summary(found)}; {time.perf_counter() - begin:.0f} s")
+    cells = {row[:4]: cell(row) for row in found}
+    print(f"{versions()}\n{summary(cells.values())}; {time.perf_counter() - begin:.0f} s")
     if options.json:
-        store(found, options.json)
+        store(Found(DOCS.name, versions(), names, found), options.json)
     if options.write:
-        DOCS.write_text(page(found, list(dict.fromkeys(each[1:4] for each in work))))
+        others = {name: text for name, text in before.items() if options.only and name[1] not in options.only}
+        DOCS.write_text(page(others | cells, versions()))
     return int(any(row.spills or row.error for row in found))
 
 

@@ -8,22 +8,38 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compiled import triton_kernels
-from benchmarks.compiled.triton_kernels import Row
+from benchmarks.compiled.triton_kernels import Found
 
 ROOT = Path(__file__).parents[2]
 
+#: The folder of the newest Triton; ``make test-compiled`` sets it.
+NEWEST = os.environ.get("EQUIFAST_NEWEST_TRITON", "")
 
-def compile_rows(file: Path, *arguments: str | Path, **environment: str) -> tuple[list[Row], str]:
-    """By a process of its own: there the tensors' device is a driver that is none. Its rows, and what it said."""
-    command = [sys.executable, "-m", "benchmarks.compiled.triton_kernels", "--json", file, *arguments]
+
+def compile_nearest(of: str, file: Path, **environment: str) -> Found:
+    """By a process of its own: there the tensors' device is a driver that is none."""
+    command = [sys.executable, "-m", "benchmarks.compiled.triton_kernels", "--nearest", of, "--json", file]
     environment = os.environ | {"TRITON_INTERPRET": "0"} | environment
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert file.exists(), f"exit status {run.returncode}: {run.stdout[-1000:]}{run.stderr[-4000:]}"
-    return triton_kernels.stored(file), run.stdout
+    return triton_kernels.stored(file)
 
 
 @pytest.fixture(scope="session")
-def rows(tmp_path_factory) -> list[Row]:
-    """All that there is in one third of the time; ``python -m benchmarks.compiled.triton_kernels`` takes all
-    architectures for each."""
-    return compile_rows(tmp_path_factory.mktemp("compiled") / "rows.json", "--in-turn")[0]
+def installed(tmp_path_factory) -> Found:
+    """Of each problem, for one of the architectures, the configuration that is nearest to spilling."""
+    return compile_nearest("problem", tmp_path_factory.mktemp("compiled") / "rows.json")
+
+
+@pytest.fixture(scope="session")
+def newest(tmp_path_factory) -> Found:
+    """That of each kernel for each architecture, by the newest Triton beside the one that is installed."""
+    if not NEWEST:
+        pytest.skip("EQUIFAST_NEWEST_TRITON names no folder: run make test-compiled")
+    path = os.pathsep.join(filter(None, (NEWEST, os.environ.get("PYTHONPATH"))))
+    return compile_nearest("kernel", tmp_path_factory.mktemp("newest") / "rows.json", PYTHONPATH=path)
+
+
+@pytest.fixture(scope="session", params=["installed", "newest"])
+def found(request) -> Found:
+    return request.getfixturevalue(request.param)

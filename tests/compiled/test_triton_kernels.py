@@ -9,7 +9,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.compiled import triton_kernels
-from benchmarks.compiled.triton_kernels import ARCHS, MATRIX, Row, Work
+from benchmarks.compiled.triton_kernels import ARCHS, MATRIX, Name, Row, Work
 from benchmarks.harness import copy_kernel
 
 from ..fake_gpu import SHARED
@@ -20,21 +20,48 @@ pytestmark = [
 ]
 
 
-def lines(rows: list[Row]) -> str:
-    return "\n".join(map(triton_kernels.line, rows))
+@pytest.fixture(scope="session")
+def page(found) -> str:
+    return (triton_kernels.DOCS.parent / found.page).read_text()
 
 
-def test_all_compile(rows):
-    wrong = [row for row in rows if row.error]
-    assert not wrong, lines(wrong)
+@pytest.fixture(scope="session")
+def cells(found, page) -> dict[Name, str]:
+    """What the page says of every kernel and configuration, and what is compiled here."""
+    return triton_kernels.listed(page) | {row[:4]: triton_kernels.cell(row) for row in found.rows}
 
 
-def test_none_spills(rows):
-    wrong = [row for row in rows if row.spills]
-    assert not wrong, lines(wrong)
+def none_of(wrong: dict[Name, str]) -> None:
+    assert not wrong, "\n".join(
+        f"sm_{arch} {kernel} [{p}] [{c}]: {wrong[arch, kernel, p, c]}" for arch, kernel, p, c in wrong
+    )
 
 
-def test_every_kernel_is_there(rows):
+def test_the_page_lists_all_there_is(found, page):
+    """Written by ``python -m benchmarks.compiled.triton_kernels --write``, and anew after a change of a kernel."""
+    assert set(triton_kernels.listed(page)) == set(found.names)
+
+
+def test_the_page_is_what_is_compiled(found, page):
+    """By the Triton and the ptxas that wrote it."""
+    listed, compiled = triton_kernels.listed(page), {row[:4]: triton_kernels.cell(row) for row in found.rows}
+    if f"{found.versions} " in page:
+        none_of({name: cell for name, cell in compiled.items() if listed.get(name) != cell})
+
+
+def test_a_page_is_that_of_its_cells(page):
+    versions = re.search(r"Triton .* for sm_100\.", page)[0]
+    assert triton_kernels.page(triton_kernels.listed(page), versions) == page
+
+
+def test_each_problem_or_kernel_is_compiled(found):
+    """Each kernel for each architecture, and by the Triton that is installed, each problem for one of them."""
+    assert {(row.arch, row.kernel) for row in found.rows} == {name[:2] for name in found.names}
+    problems = {name[1:3] for name in found.names}
+    assert {row[1:3] for row in found.rows} == problems or found.page == "kernels_newest.md"
+
+
+def test_every_kernel_is_there(found):
     from equifast.kernels import FILES, load
 
     for op in FILES:
@@ -42,35 +69,24 @@ def test_every_kernel_is_there(rows):
     from equifast.kernels.host.launch import KERNELS
 
     for arch in ARCHS:
-        assert {row.kernel for row in rows if row.arch == arch} == set(KERNELS)
+        assert {kernel for of, kernel, _, _ in found.names if of == arch} == set(KERNELS)
     assert set(KERNELS) >= MATRIX
 
 
-def test_products_run_on_matrix_units(rows):
-    wrong = [row for row in rows if triton_kernels.wants_matrix(row) and not row.instructions]
-    assert not wrong, lines(wrong)
-    for kernel in MATRIX:
-        for arch in ARCHS:
-            assert any(row.instructions for row in rows if (row.kernel, row.arch) == (kernel, arch)), (kernel, arch)
+def test_all_compile_and_none_spills(cells):
+    none_of({name: cell for name, cell in cells.items() if triton_kernels.is_wrong(cell)})
 
 
-def test_nothing_else_does(rows):
-    wrong = [row for row in rows if row.kernel not in MATRIX and row.instructions]
-    assert not wrong, lines(wrong)
+def test_products_run_on_matrix_units(cells):
+    on_matrix_units = {name: cell for name, cell in cells.items() if triton_kernels.instructions(cell)}
+    wanted = {name: cell for name, cell in cells.items() if triton_kernels.wants_matrix(name)}
+    none_of({name: cell for name, cell in wanted.items() if name not in on_matrix_units})
+    none_of({name: cell for name, cell in on_matrix_units.items() if name[1] not in MATRIX})
+    assert {name[:2] for name in on_matrix_units} == {(arch, kernel) for arch in ARCHS for kernel in MATRIX}
 
 
-def test_shared_memory_suffices(rows):
-    wrong = [row for row in rows if row.shared > SHARED[row.arch]]
-    assert not wrong, lines(wrong)
-
-
-def test_the_page_lists_what_is_compiled(rows):
-    """Written by ``python -m benchmarks.compiled.triton_kernels --write``."""
-    text = triton_kernels.DOCS.read_text()
-    titles = {line[3:] for line in text.splitlines() if line.startswith("## ")}
-    assert titles == {row.kernel for row in rows}
-    missing = [row for row in rows if f"| {row.problem} | {row.config} |" not in text]
-    assert not missing, lines(missing)
+def test_shared_memory_suffices(cells):
+    none_of({name: cell for name, cell in cells.items() if triton_kernels.shared(cell) > SHARED[name[0]] >> 10})
 
 
 @triton.jit
