@@ -15,7 +15,7 @@ from benchmarks.harness import compare, parity, plots, report, results
 from benchmarks.harness.measure import Options
 from benchmarks.harness.settings import Setting
 
-CONDITIONS = {"device": "d", "threads": 2, "quick": False, "kind": "cpu", "commit": "c"}
+CONDITIONS = {"device": "d", "threads": 2, "quick": False, "kind": "cpu", "commit": "c", "date": "today"}
 
 
 def spread(median: float, width: float = 0.02) -> dict:
@@ -178,7 +178,9 @@ def test_no_plot_is_drawn_of_an_operation_that_is_wrong(stored, monkeypatch, cap
 def test_bars_show_what_is_stored(stored):
     """The ratios as they are drawn: the published package and the quickest other one, and a loss to the left of 1."""
     run_ = json.loads((stored / "results" / "cpu.json").read_text())
-    left, right = plots.ratios(run_).axes
+    figure = plots.ratios(run_)
+    assert figure.get_supxlabel() == "d; threads: 2; commit c; today"
+    left, right = figure.axes
     assert not left.patches and [tick.get_text() for tick in right.get_yticklabels()] == [
         "orbit, C4 16×3×8×8",
         "act, exact, C4 16×3×8×8",

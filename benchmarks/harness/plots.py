@@ -107,6 +107,7 @@ def ratios(run: dict) -> Figure:
             _bars(axes, half)
             _head(axes, title, "multiple of our time or memory")
         figure.legend(*_legend({PUBLISHED: PALE, "the quickest other contender, named": ACCENT}), **LEGEND)
+        _stamp(figure, run)
     return figure
 
 
@@ -119,6 +120,7 @@ def limits(run: dict) -> Figure:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(10, 0.9 + 0.22 * len(bars)), layout="constrained")
         _bars(axes, bars)
+        _stamp(figure, run)
         _head(
             axes,
             "Share of the limit's speed, measured",
@@ -178,10 +180,18 @@ def scaling(run: dict) -> Figure:
             axes.spines[:].set_visible(False)
             axes.tick_params(colors=MUTED, length=0)
         figure.legend(*_legend(colors), **LEGEND)
+        _stamp(figure, run)
     return figure
 
 
-LEGEND = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+LEGEND = {"loc": "outside upper center", "ncols": 3, "frameon": False}
+
+
+def _stamp(figure: Figure, run: dict) -> None:
+    """On what, when and of which commit it was measured, so that a picture tells whether it is out of date."""
+    c = run["conditions"]
+    told = f"{c['device']}; threads: {c['threads']}; commit {c['commit']}; {c['date']}"
+    figure.supxlabel(told, fontsize=7, color=MUTED)
 
 
 def _by_setting(rows: list[Row]) -> dict[str, list[Row]]:
