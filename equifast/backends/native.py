@@ -111,5 +111,5 @@ def helper() -> ModuleType | None:
         return None
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -139,6 +139,7 @@ class Buffer {
   void resize(int64_t n) {
     if (n <= size_) return;
     std::free(data_);
+    size_ = 0;
     data_ = static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64));
     if (!data_) throw std::bad_alloc();
     size_ = n;
