@@ -30,7 +30,11 @@ constexpr int kVectorBytes = 16;
 struct bfloat16 {
   uint16_t bits;
 };
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
+using half = __fp16;  // of which this compiler knows no other name in C++
+#else
 using half = _Float16;
+#endif
 
 template <class T>
 struct AccumulateType {
