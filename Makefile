@@ -6,6 +6,10 @@
 # make test-kernels-newest: of every law on the interpreter one case, by the newest Triton. make test runs it too.
 # make test-compiled-newest: of each problem of a Triton kernel a configuration, compiled by the newest Triton. make
 # test-compiled compiles one of each kernel by it.
+# make fuzz: each op against its definition over arguments that are drawn anew, by a seed that it prints, for some minutes.
+# make fuzz SEED=1 EXAMPLES=2000 repeats a run.
+# make test-sanitizers: the library for CPUs under sanitizers, compiled for each instruction set. make test takes the oldest.
+# make test-aarch64: optional, with g++-aarch64-linux-gnu and qemu-user. The kernels leave the same bits on that processor.
 # make test-ttsem: optional, with Python 3.12 (PY312). The small laws of every op on Triton's IR, by the package ttsem, which
 # finds races between program instances. It has an environment of its own.
 # make paper: the paper's experiments, about an hour; PAPER=--quick: a few minutes. What has a result isn't run again.
@@ -22,11 +26,14 @@ MYPY := 'mypy==2.4.*'
 PYTHON := python3
 PY312 := python3.12
 PY := .venv/bin/python
+EXAMPLES := 2000
+MARCHES := baseline avx2 avx512
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
 PARTS := test-library test-emulation test-ptx-few test-peers test-reference test-kernels-newest test-compiled
-.PHONY: test test-kernels test-ptx test-ttsem test-compiled-newest $(PARTS) demo pictures paper bench docs gpu wheel lint clean
+.PHONY: test test-kernels test-ptx test-ttsem test-compiled-newest test-sanitizers test-aarch64 fuzz $(PARTS)
+.PHONY: demo pictures paper bench docs gpu wheel lint clean
 
 # Two parts at a time. The first needs no peers, which are installed meanwhile. The longest is next. The last runs compilers
 # on all cores, so none is idle at the end.
@@ -63,6 +70,16 @@ test-ptx: .venv/peers
 test-ptx-few: .venv/peers
 	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx --few
 	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m tests.ptx --triton --few
+
+fuzz: .venv/native
+	seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} && echo "make fuzz SEED=$$seed EXAMPLES=$(EXAMPLES)" && \
+	EQUIFAST_TEST_SEED=$$seed EQUIFAST_TEST_EXAMPLES=$(EXAMPLES) $(PY) -m pytest tests/laws/test_drawn.py
+
+test-sanitizers: .venv/native
+	for march in $(MARCHES); do EQUIFAST_SANITIZED_MARCH=$$march $(PY) -m pytest tests/sanitizers || exit 1; done
+
+test-aarch64: .venv/native
+	EQUIFAST_AARCH64=1 $(PY) -m pytest tests/aarch64
 
 test-ttsem: build/ttsem/ready
 	EQUIFAST_EMULATION=ttsem EQUIFAST_BACKEND=reference build/ttsem/bin/python -m pytest -m sanitized tests/ops tests/ttsem

@@ -93,7 +93,7 @@ def _resize_backward(grad: Tensor, height: int, width: int) -> Tensor:
 def _backward_eager(grad, image_size, crop):
     (height, width), (top, left, h, w) = image_size, crop
     wide = grad.to(accumulate_dtype(grad.dtype))
-    # As in the reference: PyTorch's derivative is wrong for one column, but not for one row.
+    # As in the reference: PyTorch's derivative of this is wrong for one column, but not for one row.
     cropped = _resize_backward(wide, h, w) if grad.shape[3] > 1 else _resize_backward(wide.mT, w, h).mT
     whole = F.pad(cropped.to(grad.dtype), (left, width - left - w, top, height - top - h))
     return whole.contiguous(memory_format=_memory_format(grad))

@@ -33,7 +33,7 @@ void contrastive_loss(const ContrastiveArgs& a, int64_t begin, int64_t end) {
       for (int64_t e = 0; e < E; ++e) {
         gram[e * E + e] = 0;
         for (int64_t h = 0; h < e; ++h) {
-          const A product = dot(&v[e * d], &v[h * d], d);
+          const A product = dot(v.data() + e * d, v.data() + h * d, d);
           gram[e * E + h] = gram[h * E + e] = product;
           sum += 2 * std::fabs(product);
         }
@@ -61,7 +61,7 @@ void contrastive_loss_backward(const ContrastiveArgs& a, int64_t begin, int64_t 
           if (sign != 0 && std::isfinite(product))
             for (int64_t k = 0; k < d; ++k) g[k] += sign * v[h * d + k];
         }
-        const A* u = &v[e * d];
+        const A* u = v.data() + e * d;
         A factor = scale, radial = 0;
         if (a.normalize) {
           factor = scale / lengths[e];

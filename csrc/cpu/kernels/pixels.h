@@ -30,7 +30,11 @@ constexpr int kVectorBytes = 16;
 struct bfloat16 {
   uint16_t bits;
 };
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
+using half = __fp16;  // of which this compiler knows no other name in C++
+#else
 using half = _Float16;
+#endif
 
 template <class T>
 struct AccumulateType {
@@ -139,6 +143,7 @@ class Buffer {
   void resize(int64_t n) {
     if (n <= size_) return;
     std::free(data_);
+    size_ = 0;
     data_ = static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 63) / 64 * 64));
     if (!data_) throw std::bad_alloc();
     size_ = n;

@@ -44,7 +44,7 @@ Tensor contrastive_loss_backward(Tensor grad, Tensor vectors, Tensor gram, bool 
   check_gram(gram, vectors, B, order);
   const Tensor dense_vectors = contiguous(vectors), dense_gram = contiguous(gram);
   Tensor grad_vectors = empty(vectors, {order * B, d});
-  if (B == 0) return grad_vectors;
+  if (grad_vectors.numel() == 0) return grad_vectors;
   const ContrastiveArgs args = {.dtype = dtype_of(vectors, "vectors"),
                                 .E = order,
                                 .B = B,

@@ -106,7 +106,7 @@ void apply(const Tensor& x, Weights rows, Weights columns, Tensor& out) {
 // The crop is (top, left, height, width).
 void check_crop(const std::vector<int64_t>& crop, int64_t height, int64_t width) {
   const auto within = [](int64_t begin, int64_t length, int64_t size) {
-    return 0 <= begin && 0 < length && length <= size - begin;
+    return 0 <= begin && begin < size && 0 < length && length <= size - begin;
   };
   STD_TORCH_CHECK(crop.size() == 4 && within(crop[0], crop[2], height) && within(crop[1], crop[3], width),
                   "crop: expected (top, left, height, width) within ", height, "×", width);
