@@ -109,6 +109,7 @@ constexpr Instruction kInstructions[] = {
     {"setp.ne.f64", "p,d,d", compare<different, double>},
     {"setp.equ.f64", "p,d,d", compare<equ, double>},
     {"setp.lt.f64", "p,d,d", compare<lt, double>},
+    {"setp.le.f64", "p,d,d", compare<le, double>},
     {"setp.gt.f64", "p,d,d", compare<gt, double>},
     {"setp.ge.f64", "p,d,d", compare<ge, double>},
     {"setp.neu.f64", "p,d,d", compare<neu, double>},
