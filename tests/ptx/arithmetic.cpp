@@ -163,26 +163,10 @@ constexpr auto to_bfloat16 = [](float a) -> uint16_t {
   return static_cast<uint16_t>(a != a ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 };
 // Ties go away from zero.
-// Of a float64, whose bits beyond those of float32 matter only if any is set.
-constexpr auto to_bfloat16_from_wide = [](double a) -> uint16_t {
-  float nearest = static_cast<float>(a);
-  if (nearest != a && a == a && !(cast_bits<uint32_t>(nearest) & 1))  // to the odd one of the two floats beside it
-    nearest = std::nextafter(nearest, nearest < a ? INFINITY : -INFINITY);
-  return to_bfloat16(nearest);
-};
 constexpr auto from_bfloat16 = [](uint16_t a) { return cast_bits<float>(uint32_t(a) << 16); };
 // Of two numbers, the first above the second.
 template <auto TO>
 constexpr auto both = [](float high, float low) { return TO(low) | uint32_t(TO(high)) << 16; };
-// The product and the sum in float64, which holds the product, and rounds the sum to odd: so it is rounded once.
-constexpr auto fma_bfloat16 = [](uint16_t a, uint16_t b, uint16_t c) {
-  const double product = double(from_bfloat16(a)) * from_bfloat16(b), addend = from_bfloat16(c);
-  double sum = product + addend;
-  const double other = sum - product, rest = (product - (sum - other)) + (addend - other);
-  auto bits = cast_bits<uint64_t>(sum);
-  if (rest != 0 && rest == rest && !(bits & 1)) sum = std::nextafter(sum, rest > 0 ? INFINITY : -INFINITY);
-  return to_bfloat16_from_wide(sum);
-};
 constexpr auto to_tf32 = [](float a) { return a != a ? 0x7FFFFFFF : (cast_bits<uint32_t>(a) + 0x1000) & 0xFFFFE000; };
 
 // Quotients and remainders of integers. By zero they are undefined.
@@ -280,7 +264,6 @@ constexpr Instruction kInstructions[] = {
     {"fma.rn.f64", "d,d,d,d", ternary<number<fma>, double>},
     {"fma.rn.ftz.f32", "w,w,w,w", ternary<number<flushing<fma>>, float>},
     {"fma.rm.f32", "w,w,w,w", ternary<number<fma_down>, float>},
-    {"fma.rn.bf16", "h,h,h,h", ternary<fma_bfloat16, uint16_t>},
     {"div.rn.f32", "w,w,w", binary<number<quotient>, float>},
     {"div.rn.f64", "d,d,d", binary<number<quotient>, double>},
     {"div.full.f32", "w,w,w", binary<number<quotient>, float>},

@@ -1,6 +1,6 @@
 // Instructions by which lanes exchange values, wait for each other, or go different ways.
 #include <algorithm>
-#include <limits>
+#include <bit>
 
 #include "rows.h"
 
@@ -36,13 +36,17 @@ void shuffle(Warp& warp, const int32_t* o, Mask active) {
   if (PREDICATE) set_predicate(warp, o[1], active, moved);
 }
 
-// The largest value of the lanes of the mask o[2], which all of them get.
-void reduce_max(Warp& warp, const int32_t* o, Mask active) {
+constexpr auto least = [](s32 a, s32 b) { return std::min(a, b); };
+constexpr auto largest = [](s32 a, s32 b) { return std::max(a, b); };
+
+// The value that F chooses of those of the lanes of the mask o[2], which all of them get.
+template <auto F>
+void reduce(Warp& warp, const int32_t* o, Mask active) {
   const s32* source = warp.row<s32>(o[1]);
-  s32 largest = std::numeric_limits<s32>::min();
+  s32 chosen = source[std::countr_zero(active)];
   for (int lane = 0; lane < kLanes; ++lane)
-    if (active >> lane & 1) largest = std::max(largest, source[lane]);
-  store(warp.row<s32>(o[0]), active, [&](int) { return largest; });
+    if (active >> lane & 1) chosen = F(chosen, source[lane]);
+  store(warp.row<s32>(o[0]), active, [&](int) { return chosen; });
 }
 
 void synchronize_warp(Warp& warp, const int32_t*, Mask) { warp.synced = warp.block->shared.synchronize_warp(); }
@@ -51,7 +55,8 @@ constexpr Instruction kInstructions[] = {
     {"shfl.sync.bfly.b32", "w|p,w,w,w,w", shuffle<butterfly, true>, Flow::together, 5},
     {"shfl.sync.bfly.b32", "w,w,w,w,w", shuffle<butterfly, false>, Flow::together, 4},
     {"shfl.sync.idx.b32", "w,w,w,w,w", shuffle<indexed, false>, Flow::together, 4},
-    {"redux.sync.max.s32", "w,w,w", reduce_max, Flow::together, 2},
+    {"redux.sync.min.s32", "w,w,w", reduce<least>, Flow::together, 2},
+    {"redux.sync.max.s32", "w,w,w", reduce<largest>, Flow::together, 2},
     {"bar.warp.sync", "w", synchronize_warp, Flow::together, 0},
     {"bar.sync", "0", nullptr, Flow::barrier},
     {"bra", "L", nullptr, Flow::branch},

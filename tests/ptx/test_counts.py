@@ -110,7 +110,7 @@ def test_lanes_that_read_one_place_do_not_wait(size, wavefronts):
 
 def test_halves_of_a_word_lie_in_one_bank():
     lines = ["mov.u32 %r1, memory;", "shl.b32 %r2, %r0, 1;", "add.s32 %r1, %r1, %r2;", "mov.u16 %rs1, 0;"]
-    found = counted([".reg .b16 %rs<9>;", *lines, "st.shared.u16 [%r1], %rs1;"], shared=64)
+    found = counted([".reg .b16 %rs<9>;", *lines, "st.shared.b16 [%r1], %rs1;"], shared=64)
     assert (found["wavefronts"], found["conflicts"]) == (1, 0)
 
 

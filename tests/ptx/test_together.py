@@ -131,16 +131,18 @@ def test_matrices_are_loaded_to_where_products_take_them(transposed, name):
     assert_same(out.view(torch.int16), rows.flatten()[halves])
 
 
-def test_the_largest_value_of_a_warp():
+@pytest.mark.parametrize("choice", ["min", "max"])
+def test_the_least_or_the_largest_value_of_a_warp(choice):
     """Of all its lanes, or of those that take part."""
     values, out = torch.randint(-50, 50, (64,), dtype=torch.int32), torch.zeros(64, dtype=torch.int32)
     lines = ["mul.wide.u32 %rd9, %r0, 4;", "add.s64 %rd0, %rd0, %rd9;", "add.s64 %rd1, %rd1, %rd9;"]
     lines += ["ld.global.u32 %r1, [%rd0];", "mov.u32 %r2, 0;", "and.b32 %r3, %r0, 31;"]
     lines += ["setp.lt.s32 %p1, %r3, {count};"]
-    lines += ["@%p1 redux.sync.max.s32 %r2, %r1, {mask};", "st.global.u32 [%rd1], %r2;"]
+    lines += [f"@%p1 redux.sync.{choice}.s32 %r2, %r1, {{mask}};", "st.global.u32 [%rd1], %r2;"]
     for count in (32, 5, 1):
         execute([line.format(count=count, mask=2**count - 1) for line in lines], values, out, threads=64)
-        expected = values.view(2, 32)[:, :count].amax(1, keepdim=True).expand(2, 32).clone()
+        of_each = getattr(values.view(2, 32)[:, :count], f"a{choice}")
+        expected = of_each(1, keepdim=True).expand(2, 32).clone()
         expected[:, count:] = 0
         assert_same(out.view(2, 32), expected)
 

@@ -130,7 +130,6 @@ constexpr Instruction kInstructions[] = {
     {"st.global.v4.b32", "[d+#],{w,w,w,w}", save<Global, u32, u32, 4>},
     {"st.global.b64", "[d+#],d", save<Global, u64>},
     {"st.global.v2.b64", "[d+#],{d,d}", save<Global, u64, u64, 2>},
-    {"st.shared.u16", "[w+#],h", save<Shared, uint16_t>},
     {"st.shared.u32", "[w+#],w", save<Shared, u32>},
     {"st.shared.f32", "[w+#],w", save<Shared, u32>},
     {"st.shared.v2.u32", "[w+#],{w,w}", save<Shared, u32, u32, 2>},
