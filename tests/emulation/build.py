@@ -24,7 +24,10 @@ BUILD = HERE.parent.parent / "build" / "emulation"
 
 #: What each is told, and the library that has to be loaded first. Leaks would be those of torch or Python.
 SANITIZERS = {
-    "address": {"ASAN_OPTIONS": "detect_leaks=0:exitcode=66", "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=66"},
+    "address": {
+        "ASAN_OPTIONS": "detect_leaks=0:exitcode=66:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=66",
+    },
     "thread": {"TSAN_OPTIONS": "halt_on_error=1:exitcode=66"},
 }
 #: The variants whose kernels are executed in PTX: those that nvcc compiles, and those that Triton compiles.
@@ -33,8 +36,8 @@ PTX, TRITON = "ptx", "triton"
 #: Build tools may lie beside this interpreter alone.
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
 #: AddressSanitizer has to find what throws exceptions when a process starts.
-RUNTIMES = {"address": ["libasan.so"], "thread": ["libtsan.so"]}
-RUNTIMES |= dict.fromkeys((PTX, TRITON), ["libasan.so", "libstdc++.so.6"])
+RUNTIMES = dict.fromkeys(("address", PTX, TRITON), ["libasan.so", "libstdc++.so.6"])
+RUNTIMES["thread"] = ["libtsan.so", "libstdc++.so.6"]
 VARIANTS = ("plain", *SANITIZERS)
 
 
@@ -45,12 +48,16 @@ def variant() -> str:
 
 def environment(name: str) -> dict[str, str]:
     """Of a process that loads what was built for a variant."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "EQUIFAST_EMULATION": name, "EQUIFAST_BACKEND": "reference"}
-    if name in RUNTIMES:
-        asked = [[os.environ.get("CXX", "c++"), f"-print-file-name={library}"] for library in RUNTIMES[name]]
-        paths = [subprocess.check_output(command, text=True).strip() for command in asked]
-        env |= SANITIZERS.get(name, SANITIZERS["address"]) | {"LD_PRELOAD": " ".join(paths)}
-    return env
+    return os.environ | preloaded(name) | {"EQUIFAST_EMULATION": name, "EQUIFAST_BACKEND": "reference"}
+
+
+def preloaded(name: str) -> dict[str, str]:
+    """What a process needs that loads what a sanitizer watches."""
+    if name not in RUNTIMES:
+        return {"OMP_NUM_THREADS": "1"}
+    asked = [[os.environ.get("CXX", "c++"), f"-print-file-name={library}"] for library in RUNTIMES[name]]
+    paths = [subprocess.check_output(command, text=True).strip() for command in asked]
+    return SANITIZERS.get(name, SANITIZERS["address"]) | {"LD_PRELOAD": " ".join(paths), "OMP_NUM_THREADS": "1"}
 
 
 def blocker() -> str | None:
@@ -60,7 +67,7 @@ def blocker() -> str | None:
     return next((f"no {name}" for name in ("cmake", "ninja", "c++") if not shutil.which(name, path=PATH)), None)
 
 
-def _run(*command: str | Path) -> None:
+def run(*command: str | Path) -> None:
     env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"} | {"PATH": PATH}
     run = subprocess.run(command, env=env, capture_output=True, text=True)
     if run.returncode:
@@ -70,7 +77,7 @@ def _run(*command: str | Path) -> None:
 @functools.cache
 def _configure() -> None:
     torch_dir = Path(torch.__file__).parent
-    _run("cmake", "-S", HERE, "-B", BUILD, "-G", "Ninja", f"-DEQUIFAST_TORCH_DIR={torch_dir}")
+    run("cmake", "-S", HERE, "-B", BUILD, "-G", "Ninja", f"-DEQUIFAST_TORCH_DIR={torch_dir}")
 
 
 @functools.cache
@@ -80,7 +87,7 @@ def build(*targets: str) -> Path:
     with BUILD.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _configure()
-        _run("cmake", "--build", BUILD, "--target", *targets)
+        run("cmake", "--build", BUILD, "--target", *targets)
     return BUILD / targets[0]
 
 
