@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
 Function = TypeVar("Function", bound=Callable)
 
 
@@ -16,3 +18,13 @@ def assume_constant_result(function: Function) -> Function:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch's mark, which no type declares
     return function
+
+
+@assume_constant_result
+def is_exporting() -> bool:
+    """Whether `torch.export` traces this code.
+
+    While torch 2.10 compiles, it answers `torch.compiler.is_exporting` with True. So that is asked outside of the code
+    that is compiled.
+    """
+    return torch.compiler.is_exporting()

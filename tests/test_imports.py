@@ -43,7 +43,7 @@ ARROWS = {
     "lazy_orbit": "groups ops orbit_functions",
     "orbit_vectors": "groups lazy_orbit",
     "canonicalize": "canonical_form checks choice estimators groups ops orbit_vectors",
-    "nn": "averaging canonical_form canonicalize checks disc dtypes estimators frames geometry groups layers "
+    "nn": "averaging canonical_form canonicalize checks compiler disc dtypes estimators frames geometry groups layers "
     "lazy_orbit ops orbit_vectors scores",
     "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
     "info": "backends kernels.host",

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from .. import checks
 from ..canonical_form import CanonicalForm
 from ..canonicalize import canonicalize
+from ..compiler import is_exporting
 from ..estimators import ESTIMATORS, SURROGATES, check_gate
 from ..groups import Group, as_group
 from ..orbit_vectors import NETWORK_DTYPES
@@ -91,7 +92,7 @@ class Canonicalizer(nn.Module):
             self.register_buffer("reference", vector)
 
     def forward(self, x: Tensor) -> CanonicalForm:
-        if self.training and torch.compiler.is_exporting() and torch.is_grad_enabled():
+        if self.training and is_exporting() and torch.is_grad_enabled():
             self._check_exported_gradient()
         takes_arg_max = self.estimator == "gumbel" and not self.training
         return canonicalize(
