@@ -158,6 +158,21 @@ def test_values_and_gradients_in_training_are_those_of_the_definition(name, opti
             assert_near_overall(a, b, scale=4)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["C4", "D8"])
+def test_any_strides_and_dtypes_in_training(name, dtype, layout):
+    """Also of no rows and of channels that fill no vector."""
+    group, wide = as_group(name), accumulate_dtype(dtype)
+    for batch, channels in ((2, 3), (0, 2), (1, 1)):
+        conv = made(GroupConv2d, channels, 2, 3, group=group, dtype=dtype, padding=1).train()
+        x = LAYOUTS[layout](rand(group.order * batch, channels, 6, 6, dtype=dtype))
+        actual = conv(x)
+        exact = reference.group_conv2d(x.to(wide), conv.weight.to(wide), conv.bias.to(wide), group=group, padding=1)
+        assert actual.dtype == dtype
+        assert_near_overall(actual, exact, scale=4)
+
+
 def calls(group, dtype=torch.float64):
     """Each module and its definition, on images or rows, with two sets of options."""
     for kind, define in ((LiftConv2d, reference.lift_conv2d), (GroupConv2d, reference.group_conv2d)):
