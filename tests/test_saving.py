@@ -130,6 +130,29 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
             Canonicalizer.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"score": "torch"}, "score: expected a function of equifast.scores in .*, got 'torch'"),
+        ({"score": "_checked"}, "score: expected a function of equifast.scores in .*, got '_checked'"),
+        ({"network": {"type": "Other"}}, "network: expected one of ConvNetwork, .* in .*, got 'Other'"),
+        ({"network_dtype": "float64"}, "network_dtype: expected one of"),
+        ({"group": "E4"}, "group: expected"),
+    ],
+    ids=str,
+)
+def test_a_description_that_was_changed_is_refused(change, match, tmp_path):
+    made("score").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=match):
+        Canonicalizer.from_pretrained(tmp_path)
+    del config["beta"], config["gate"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="lacks beta, gate"):
+        Canonicalizer.from_pretrained(tmp_path)
+
+
 def test_a_reference_without_a_size_is_not_saved(tmp_path):
     with pytest.raises(ValueError, match="reference: not initialized"):
         Canonicalizer(other_network(), "C4").save_pretrained(tmp_path)

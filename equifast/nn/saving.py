@@ -125,6 +125,9 @@ def options_of(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     if config.get("format") != FORMAT:
         found = config.get("format")
         raise ValueError(f"{folder / CONFIG}: expected format {FORMAT}, got {found}; a newer equifast may read it")
+    expected = {"group", "vector_size", "learn_reference", "network_dtype", "network", "preprocess", "score", *OPTIONS}
+    if lacking := sorted(expected - config.keys()):
+        raise ValueError(f"{folder / CONFIG}: lacks {', '.join(lacking)}")
     options = {name: config[name] for name in ("group", "vector_size", "learn_reference", *OPTIONS)}
     options["network_dtype"] = config["network_dtype"] and getattr(torch, config["network_dtype"])
     for name in ("network", "preprocess", "score"):
@@ -139,10 +142,17 @@ def _part(name: str, description: dict[str, Any] | str | None, given: object, fo
         return given
     if description == GIVEN:
         raise ValueError(f"{name}: needed, since that of the canonicalizer in {folder} is none of equifast's own")
-    if isinstance(description, str):
-        return getattr(scores, description)
     if description is None:
         return None
+    if isinstance(description, str):
+        score = getattr(scores, description, None)
+        if getattr(score, "__module__", None) != scores.__name__ or description.startswith("_"):
+            place = folder / CONFIG
+            raise ValueError(f"{name}: expected a function of equifast.scores in {place}, got {description!r}")
+        return score
+    if description.get("type") not in DESCRIBED:
+        known = ", ".join(DESCRIBED)
+        raise ValueError(f"{name}: expected one of {known} in {folder / CONFIG}, got {description.get('type')!r}")
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in description.items() if key != "type"}
     return DESCRIBED[description["type"]][0](**arguments)
 
