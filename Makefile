@@ -4,6 +4,9 @@
 # one backend (tests/backend.py), as a backend has to be chosen before anything is imported.
 # make test-ptx: the laws of every op on the PTX of the CUDA kernels and of Triton's. Of its parts, make test runs test-ptx-few.
 # make test-kernels-newest: of every law on the interpreter one case, by the newest Triton. make test runs it too.
+# make test-pythons PYTHONS='3.10 3.13': of each test that isn't slow the first case, on each of these versions of Python that
+# is here; with CASES= all cases. The environment of each has 5 GB, as torch comes with CUDA there. make test PYTHONS=… has it
+# among its parts.
 # make test-compiled-newest: of each problem of a Triton kernel a configuration, compiled by the newest Triton. make
 # test-compiled compiles one of each kernel by it.
 # make fuzz: each op against its definition over arguments that are drawn anew, by a seed that it prints, for some minutes.
@@ -19,20 +22,26 @@ TORCH := torch==2.13.0
 TRITON := triton==3.6.0
 NEWEST_TRITON := triton==3.9.0
 NEWEST := $(CURDIR)/.venv/newest-triton
+TESTED_WITH := hypothesis matplotlib 'numpy<2.4' onnx pillow pooch pytest safetensors tqdm
 TTSEM := ttsem==0.1.0 triton==3.8.0 numpy pytest hypothesis
 # Pinned, because another release may find fault with old lines. .pre-commit-config.yaml names the same clang-format.
 CLANG_FORMAT := clang-format==20.1.8
 MYPY := 'mypy==2.4.*'
 PYTHON := python3
+PYTHONS :=
+# A shim of pyenv runs the version that the variable names.
+NAMED = PYENV_VERSION=$(1) python$(1)
+PYTHONS_HERE := $(foreach version,$(PYTHONS),$(if $(shell $(call NAMED,$(version)) -c 'print(1)' 2>/dev/null),$(version)))
 PY312 := python3.12
 PY := .venv/bin/python
 EXAMPLES := 2000
+CASES := -p tests.once -m 'not slow'
 MARCHES := baseline avx2 avx512
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
-PARTS := test-library test-emulation test-ptx-few test-peers test-reference test-kernels-newest test-compiled
-.PHONY: test test-kernels test-ptx test-ttsem test-compiled-newest test-sanitizers test-aarch64 fuzz $(PARTS)
+PARTS := test-library test-emulation test-ptx-few test-peers test-pythons test-reference test-kernels-newest test-compiled
+.PHONY: test $(PYTHONS_HERE:%=test-python-%) test-kernels test-ptx test-ttsem test-compiled-newest test-sanitizers test-aarch64 fuzz $(PARTS)
 .PHONY: demo pictures paper bench docs gpu wheel lint clean
 
 # Two parts at a time. The first needs no peers, which are installed meanwhile. The longest is next. The last runs compilers
@@ -53,6 +62,14 @@ test-compiled-newest: .venv/native .venv/newest
 
 test-peers: .venv/peers
 	EQUIFAST_REQUIRE_PEERS=1 $(PY) -m pytest tests/peers
+
+test-pythons: $(PYTHONS_HERE:%=test-python-%)
+	@$(if $(PYTHONS),echo "asked for Python $(PYTHONS); here and tested: $(or $(strip $(PYTHONS_HERE)),none)",:)
+
+# The package isn't installed there. It is found by PYTHONPATH, with the libraries that .venv/native built: they serve every
+# Python.
+$(PYTHONS_HERE:%=test-python-%): test-python-%: .venv/native build/python-%/ready
+	PYTHONPATH=$(CURDIR) build/python-$*/bin/python -m pytest -p no:cacheprovider $(CASES) --ignore=tests/peers --ignore=tests/compiled
 
 test-kernels: .venv/native
 	TRITON_INTERPRET=1 EQUIFAST_BACKEND=triton $(PY) -m pytest tests/ops tests/triton
@@ -143,7 +160,7 @@ lint: .venv/lint
 	$(PYTHON) -m venv --clear .venv
 	$(PIP) $(TORCH)
 	$(PIP) $(TRITON)
-	$(PIP) --upgrade 'setuptools>=77' cmake ninja 'pybind11>=2.13'
+	$(PIP) --upgrade 'setuptools>=77' cmake ninja
 	touch $@
 
 .venv/lint: .venv/tools
@@ -181,6 +198,12 @@ build/ttsem/ready:
 	$(PY312) -m venv --clear build/ttsem
 	build/ttsem/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
 	build/ttsem/bin/python -m pip --disable-pip-version-check install --quiet $(TTSEM)
+	touch $@
+
+build/python-%/ready:
+	$(call NAMED,$*) -m venv --clear build/python-$*
+	build/python-$*/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	build/python-$*/bin/python -m pip --disable-pip-version-check install --quiet $(TRITON) $(TESTED_WITH)
 	touch $@
 
 clean:

@@ -54,9 +54,8 @@ def build():
     commands = [value.split(";") for name, value in settings.items() if name.endswith("_COMPILER")]
     versions = [toolchain.attempt(*command, "--version").stdout for command in commands]
     digest = hashlib.sha256(repr([settings, versions]).encode()).hexdigest()[:8]
-    tree = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{digest}"
+    tree = ROOT / "build" / f"cmake-{digest}"
     # These may change for the same libraries. Build isolation, for one, puts the tools into another folder each time.
-    settings["Python_EXECUTABLE"] = sys.executable
     settings["CMAKE_MAKE_PROGRAM"] = toolchain.tools("ninja")[0]
     settings["EQUIFAST_CUDA_BLOCKER"] = toolchain.cuda_blocker() or ""
     jobs = os.environ.get("MAX_JOBS")
@@ -96,8 +95,8 @@ class BuildNative(build_ext):
 
 class BuildWheel(bdist_wheel):
     def get_tag(self):
-        # One wheel serves every Python and every torch >= 2.10: `_cpu` and `_cuda` have no Python symbols, and register
-        # through LibTorch's stable ABI. `_helper` loads in the Python that built it only; the package works without.
+        # One wheel serves every Python and every torch >= 2.10: the libraries have no Python symbols, and register
+        # through LibTorch's stable ABI.
         return ("py3", "none", super().get_tag()[2])
 
 

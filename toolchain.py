@@ -105,8 +105,7 @@ def package_problem(name, has):
 
 def faults():
     """What keeps this machine from building the libraries: all that is wrong, by package or `compiler`."""
-    pybind11 = metadata.version("pybind11") if importlib.util.find_spec("pybind11") else None
-    found = {"torch": torch() and torch().version, "ninja": "" if tools("ninja") else None, "pybind11": pybind11}
+    found = {"torch": torch() and torch().version, "ninja": "" if tools("ninja") else None}
     wrong = {name: package_problem(name, has) for name, has in found.items()}
     older = " and ".join(f"{path} is version {version_of(path) or 'unknown'}" for path in tools("cmake"))
     wrong["cmake"] = None if cmake() else f"cmake is too old: {older}" if older else "cmake is not installed"

@@ -26,7 +26,6 @@ TESTS["cpu"] = (*TESTS["reference"], "ops/test_orbit_scores", "test_info")
 #: keeps stable. Symbols with a version are of the C and C++ runtime, which auditwheel judges.
 TORCH = ("libtorch_cpu.so", "libtorch_cuda.so")
 STABLE = re.compile(r"(aoti_)?torch_\w+")
-OWN = {"_helper": re.compile(r"_?Py\w+")}
 
 
 def run(*command, cwd=ROOT, **variables):
@@ -51,8 +50,7 @@ def check_symbols(wheel, folder):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     for library in sorted((folder / "equifast").glob("*.so")):
-        allowed = OWN.get(library.name.split(".")[0], STABLE)
-        if wrong := sorted(name for name in undefined(library) if not allowed.fullmatch(name)):
+        if wrong := sorted(name for name in undefined(library) if not STABLE.fullmatch(name)):
             sys.exit(f"{library.name} takes from other libraries what they don't promise to keep: {', '.join(wrong)}")
 
 

@@ -92,19 +92,15 @@ def build() -> dict:
 
 
 def cpu() -> dict:
-    def helper():
-        import equifast.backends.native as native
+    def kernels():
+        import equifast.backends.helper as helper
 
-        built = native.build_info().get("python", "none")
-        if built.split(".")[:2] != list(platform.python_version_tuple()[:2]):
-            return f"built for Python {built}: kernels run without it, but which instruction set they use isn't known"
-        import equifast._helper as _helper
-
+        helper.library()
         return {
-            "isa": guarded(_helper.isa),
-            "vector_bits": guarded(lambda: VECTOR_BITS[_helper.isa()]),
-            "isas_built": guarded(_helper.isas_built),
-            "isas_supported": guarded(_helper.supported_isas),
+            "isa": guarded(helper.isa),
+            "vector_bits": guarded(lambda: VECTOR_BITS[helper.isa()]),
+            "isas_built": helper.isas_built(),
+            "isas_supported": helper.supported_isas(),
         }
 
     def threads():
@@ -117,7 +113,7 @@ def cpu() -> dict:
 
         return torch.backends.cpu.get_cpu_capability()
 
-    facts = guarded(helper)
+    facts = guarded(kernels)
     return {
         "cores": os.cpu_count(),
         "threads": guarded(threads),

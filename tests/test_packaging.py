@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from equifast.backends import native
+from equifast.backends import helper, native
 from equifast.schemas import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,16 +102,16 @@ def test_native_wheel_contents(native_wheel):
 def test_native_wheel_works_elsewhere(native_wheel):
     code = f"""
 from equifast import backends
-from equifast.backends import native
+from equifast.backends import helper, native
 assert native.cpu_error() is None, native.cpu_error()
 assert native.cuda_error() == "_cuda.so was not built: EQUIFAST_CUDA=0", native.cuda_error()
-assert native.build_info()["isas"] == native.helper().isas_built()
+assert native.build_info()["isas"] == helper.isas_built()
 assert backends.choose("cpu") == "cpu"
 missing = [name for name in {list(SCHEMAS)!r} if not hasattr(torch.ops.equifast, name)]
 assert not missing, missing
 """
     assert SCHEMAS
-    for isa in native.helper().supported_isas():
+    for isa in helper.supported_isas():
         result = python(COMPUTE + code, native_wheel[2], EQUIFAST_CPU_CAPABILITY=isa)
         assert result.returncode == 0, result.output
 

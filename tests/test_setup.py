@@ -45,12 +45,11 @@ def test_everything_that_is_missing_is_named_at_once(machine, monkeypatch):
     monkeypatch.setattr(machine, "torch", lambda: None)
     monkeypatch.setattr(machine, "tools", lambda name: [])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    packages = "'torch>=2.10' 'setuptools>=77' 'cmake>=3.20' ninja 'pybind11>=2.13'"  # as in pyproject.toml
+    packages = "'torch>=2.10' 'setuptools>=77' 'cmake>=3.20' ninja"  # as in pyproject.toml
     assert machine.problem().splitlines() == [
         "the native libraries can't be built:",
         "  * torch is not installed",
         "  * ninja is not installed",
-        "  * pybind11 is not installed",
         "  * cmake is not installed",
         "  * CXX=/nonexistent/c++ is not a program: unset CXX, or set it to a C++20 compiler",
         f"To mend this: pip install {packages} && pip install --no-build-isolation .",
@@ -70,8 +69,6 @@ def test_only_what_is_wrong_is_named(machine, monkeypatch):
 def test_a_package_that_is_too_old_is_named_with_its_version(machine, monkeypatch):
     monkeypatch.setattr(machine, "torch", lambda: machine.Torch(ROOT, "2.9.1+cpu", None))
     assert machine.faults()["torch"] == "torch 2.9.1+cpu is too old"
-    monkeypatch.setitem(machine.REQUIREMENTS, "pybind11", "pybind11>=99.1")
-    assert machine.faults()["pybind11"] == f"pybind11 {metadata.version('pybind11')} is too old"
 
 
 def test_an_old_setuptools_is_named_in_a_pure_build_too(monkeypatch):

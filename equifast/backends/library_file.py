@@ -17,10 +17,10 @@ _SEGMENT = struct.Struct("<IIQQQQ")
 
 
 def problem(library: Path) -> str | None:
-    """Why a library must not be loaded, or None."""
+    """Why a library of ops must not be loaded, or None."""
+    if wrong := cut_short(library):
+        return wrong
     data = library.read_bytes()
-    if (whole := _least_size(data)) > len(data):
-        return f"its file has {len(data)} bytes and should have {whole} at least, so it is cut short"
     # C++ has each line of schemas.txt as a text, and defines the ops by these.
     other = [name for name, schema in SCHEMAS.items() if schema.encode() not in data]
     if len(other) == len(SCHEMAS):
@@ -28,6 +28,14 @@ def problem(library: Path) -> str | None:
     if other:
         some = ", ".join(other[:3]) + (", …" if len(other) > 3 else "")
         return f"it was built from other sources than these: it lacks {some} or has other arguments; build it anew"
+    return None
+
+
+def cut_short(library: Path) -> str | None:
+    """What tells that the end of a library is missing, or None."""
+    data = library.read_bytes()
+    if (whole := _least_size(data)) > len(data):
+        return f"its file has {len(data)} bytes and should have {whole} at least, so it is cut short"
     return None
 
 

@@ -1,15 +1,13 @@
-"""Finds and loads the native libraries: `_cpu` and `_cuda` (PyTorch operators), `_helper` (facts without tensors).
+"""Finds and loads the native libraries of PyTorch operators, `_cpu` and `_cuda`.
 
 Nothing here compiles, and nothing raises: a library that can't be used leaves a reason. Importing equifast warns of
 the reason once, where nobody asked for plain PyTorch.
 """
 
 import functools
-import importlib
 import json
 import warnings
 from pathlib import Path
-from types import ModuleType
 
 from . import library_file
 
@@ -100,15 +98,6 @@ def warn_if_slow() -> None:
         advice = "`python -m equifast.info` tells more, and EQUIFAST_BACKEND names the backend that you want."
         text = f"equifast in {PACKAGE} runs {'; and '.join(wrong)}. {advice}"
         warnings.warn(text, RuntimeWarning, stacklevel=3)
-
-
-@functools.cache
-def helper() -> ModuleType | None:
-    """The compiled `_helper` module, or None where it is absent or belongs to another Python."""
-    try:
-        return importlib.import_module("equifast._helper")
-    except ImportError:
-        return None
 
 
 def one_line(error: BaseException) -> str:

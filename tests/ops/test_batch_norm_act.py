@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from equifast.backends import native
+from equifast.backends import helper, native
 from equifast.layers import NORM_ACTIVATIONS as ACTIVATIONS
 from equifast.ops.batch_norm_act import batch_norm_act
 
@@ -233,7 +233,7 @@ def test_narrow_images_have_wide_parameters(dtype):
 
 @pytest.mark.slow
 @only("cpu", because="the others have one instruction set")
-@pytest.mark.parametrize("isa", (native.helper().supported_isas() if native.helper() else [])[:-1])
+@pytest.mark.parametrize("isa", (helper.supported_isas() if native.build_info().get("native") else [])[:-1])
 def test_these_laws_hold_on_every_instruction_set(isa):
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
     command += ["-k", "not every_instruction"]

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import pytest
 
+from ..once import deselect_later_cases
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselects the other cases. What is no law of an op stays."""
     watched = {item.path for item in items if item.get_closest_marker("sanitized")}
-    seen: set[str] = set()
-    kept, others = [], []
-    for item in items:
-        law, _, _ = item.nodeid.partition("[")
-        is_left_out = item.path in watched and not item.get_closest_marker("sanitized")
-        if item.path.parent.name == "ops" and (law in seen or is_left_out):
-            others.append(item)
-        else:
-            kept.append(item)
-            seen.add(law)
-    items[:] = kept
-    config.hook.pytest_deselected(items=others)
+
+    def stays(item: pytest.Item) -> bool | None:
+        if item.path.parent.name != "ops":
+            return True
+        return False if item.path in watched and not item.get_closest_marker("sanitized") else None
+
+    deselect_later_cases(config, items, stays)
