@@ -41,7 +41,8 @@ PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 SOURCES := setup.py toolchain.py CMakeLists.txt pyproject.toml equifast/ops/schemas.txt $(shell find csrc -type f)
 
 PARTS := test-library test-emulation test-ptx-few test-peers test-pythons test-reference test-kernels-newest test-compiled
-.PHONY: test $(PYTHONS_HERE:%=test-python-%) test-kernels test-ptx test-ttsem test-compiled-newest test-sanitizers test-aarch64 fuzz $(PARTS)
+.PHONY: test $(PARTS) $(PYTHONS_HERE:%=test-python-%)
+.PHONY: test-kernels test-ptx test-ttsem test-compiled-newest test-sanitizers test-aarch64 fuzz
 .PHONY: demo pictures paper bench docs gpu wheel lint clean
 
 # Two parts at a time. The first needs no peers, which are installed meanwhile. The longest is next. The last runs compilers

@@ -15,8 +15,9 @@ from equifast.groups import as_group
 from .definitions import check
 from .samples import ARGUMENTS, Choices, Sample, samples
 
-#: Address space beyond what is used, in bytes: for nothing, for a part of the output, and for all but scratch memory.
-ALLOWANCES = [0, *(2**k for k in range(17, 25))]
+#: Address space beyond what is used, in bytes: for small things alone, for a part of the output, and for all but scratch
+#: memory. Without any, torch ends the process, as it needs some for the text of its error.
+ALLOWANCES = [2**k for k in range(15, 25)]
 
 #: Batches, of which the first that is large enough is taken: an output has to take more than the C library has left.
 BATCHES = [256, 2048, 16384]
