@@ -20,7 +20,7 @@ void store(T* out, Mask active, F value) {
   }
 }
 
-// A source that is the lower half of a 64-bit register.
+// A source that is the lower half of a register.
 template <class T>
 struct Low {
   T low, high;

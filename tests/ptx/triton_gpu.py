@@ -26,8 +26,8 @@ class PtxGpu(FakeGpu):
         super().__init__(arch=80)
         #: What was compiled of kernels, in the order of loading.
         self.entries: list[Entry] = []
-        #: The names of those that have run.
-        self.ran: set[str] = set()
+        #: The places in that list of those that have run.
+        self.ran: set[int] = set()
         self.utils.load_binary = self._load
 
     def install(self) -> PtxGpu:
@@ -49,7 +49,7 @@ class PtxGpu(FakeGpu):
             pack(given := (ctypes.c_uint64 * (size // 8))(), args)
             threads = 32 * metadata.num_warps
             run(entry.program, x * y * z, threads, metadata.shared, ctypes.addressof(given), size)
-            self.ran.add(entry.name)
+            self.ran.add(function)
 
         return launch
 
