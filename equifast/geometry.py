@@ -1,7 +1,8 @@
 """The action table that kernels read in place of a group, and the 2×2 matrices in it.
 
 A table is a flat list of floats. Its row e is ``(code, b00, b01, b10, b11)``: the exact permutation ``Q`` of element e
-as a code, and a base rotation ``B``. The output of the element at position p is the source at ``B·Q·p``.
+as a code, and a base matrix ``B``, which is a rotation if the table is that of a group. The output of the element at
+position p is the source at ``B·Q·p``.
 `csrc/geometry.h` is the same for C++.
 """
 
@@ -49,6 +50,14 @@ def quarter_turn(code: int) -> Matrix:
     q, r = code % 4, code // 4
     c, s = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[q]
     return (-c if r else c, s, s if r else -s, c)
+
+
+def matrices_of(table: Sequence[float]) -> list[Matrix]:
+    """The whole matrix ``B·Q`` of every row: what a member does to the positions of its output.
+
+    Row e of ``action_table(inverse=True)`` has the matrix of e itself, row e of the other table that of its inverse.
+    """
+    return [multiply(base, quarter_turn(code)) for code, base in rows(table)]
 
 
 def multiply(a: Matrix, b: Matrix) -> Matrix:
