@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ...geometry import IDENTITY, ROW, Matrix, factor, multiply, quarter_turn, rows
 
+#: Matrices this near to a rotation are taken for one. At the edge of a large image, that is less than 1/100 of a pixel.
+ROUNDING = 1e-6
+
 
 class Action(NamedTuple):
     """One row of a table: the output at p is the source at ``base · quarter_turn(code) · p``."""
@@ -35,8 +38,19 @@ def actions(table: tuple[float, ...], square: bool) -> tuple[Action, ...]:
 
 @lru_cache(maxsize=256)
 def bases(table: tuple[float, ...], square: bool) -> tuple[Matrix, ...]:
-    """The distinct base rotations that interpolate, in order of appearance."""
+    """The distinct bases that interpolate, in order of appearance."""
     return tuple(dict.fromkeys(a.base for a in actions(table, square) if not a.is_exact))
+
+
+@lru_cache(maxsize=256)
+def rotates(table: tuple[float, ...], square: bool) -> bool:
+    """Whether every base is a rotation, but for rounding. Then each pixel has few readers."""
+
+    def is_rotation(m: Matrix) -> bool:
+        a, b, c, d = m
+        return max(abs(a - d), abs(b + c), abs(a * a + b * b - 1)) < ROUNDING
+
+    return all(map(is_rotation, bases(table, square)))
 
 
 @lru_cache(maxsize=256)
