@@ -138,7 +138,10 @@ def as_transforms(group: Transforms | str) -> Transforms:
         ValueError, TypeError: as `as_group`.
     """
     if isinstance(group, str) and group.startswith("["):
-        group = _named(group)
+        # Not by the constructor, which torch.compile would trace.
+        listed = TransformSet.__new__(TransformSet)
+        listed.name = _checked(group)
+        group = listed
     if isinstance(group, TransformSet):
         name = _group_name(group.name)
         return as_group(name) if name else group
@@ -146,8 +149,13 @@ def as_transforms(group: Transforms | str) -> Transforms:
 
 
 @remembered
-def _named(name: str) -> TransformSet:
-    return TransformSet(matrices=[(m[:2], m[2:]) for m in json.loads(name)])
+def _checked(name: str) -> str:
+    """The name of the set of which this is the name, or an error."""
+    try:
+        maps = [(m[:2], m[2:]) for m in json.loads(name)]
+    except (ValueError, TypeError):
+        raise ValueError(f"group: expected the name of a TransformSet, got {name!r}") from None
+    return TransformSet(matrices=maps).name
 
 
 @remembered

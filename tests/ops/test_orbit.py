@@ -14,6 +14,7 @@ from ..cases import (
     LARGE,
     LAYOUTS,
     PADDING_MODES,
+    SETS,
     SHAPES,
     TRANSPOSES,
     Problem,
@@ -54,6 +55,15 @@ def test_every_group_dtype_and_shape(group, padding_mode):
     for shape, dtype in product_or_turns(SIZES, DTYPES):
         x = rand(batch, channels, *shape, dtype=dtype)
         assert_same(orbit(x, group, padding_mode=padding_mode), reference.orbit(x, group, padding_mode=padding_mode))
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("transforms", SETS, ids=map(str, range(len(SETS))))
+def test_any_maps(transforms):
+    for i, shape in enumerate(by_backend([(9, 9), (12, 7), (1, 5), (33, 20)], [(5, 5), (3, 6)])):
+        for dtype in by_backend(DTYPES, [DTYPES[(i + 1) % 4], DTYPES[-i]]):
+            x, options = rand(2, 3, *shape, dtype=dtype), {"padding_mode": PADDING_MODES[i % 2]}
+            assert_same(orbit(x, transforms, **options), reference.orbit(x, transforms, **options))
 
 
 #: Groups and sides of square images. On the native library, problems are drawn instead.

@@ -15,6 +15,7 @@ from ..cases import (
     LARGE,
     LAYOUTS,
     PADDING_MODES,
+    SETS,
     TRANSPOSES,
     action,
     assert_near,
@@ -46,6 +47,17 @@ def test_orbit_average_is_the_reference(problem, representation, wide_weights):
     out = orbit_average(y, weights, **options)
     assert out.dtype == y.dtype
     assert_near(out, reference.orbit_average(y, weights, **options))
+
+
+@pytest.mark.parametrize("representation", ["trivial", "vector"])
+@pytest.mark.parametrize("transforms", SETS[1:], ids=map(str, range(1, len(SETS))))
+def test_any_maps(transforms, representation):
+    for i, shape in enumerate(by_backend([(9, 9), (12, 7), (1, 5), (33, 20)], [(5, 5), (3, 6)])):
+        y = rand(2 * transforms.order, 2, *shape, dtype=DTYPES[(i + 1) % 4])
+        weights, options = rand(2, transforms.order, dtype=y.dtype, seed=1), {"padding_mode": PADDING_MODES[i % 2]}
+        options |= {"group": transforms, "representation": representation}
+        # A vector grows as its image does, by up to 8.
+        assert_near(orbit_average(y, weights, **options), reference.orbit_average(y, weights, **options), scale=16)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
