@@ -13,7 +13,7 @@ from fractions import Fraction
 from itertools import combinations, product
 from typing import Any
 
-from .geometry import IDENTITY, Matrix, factor, matrices_of, multiply, quarter_turn, rows
+from .geometry import IDENTITY, Matrix, factor, inverse_of, matrices_of, multiply, quarter_turn, row_of, rows, stretch
 from .groups import Group, as_group, cosine, remembered
 
 #: By how much a map may stretch lengths, at least and at most. Kernels count positions in 32 bits, and the transpose of
@@ -174,36 +174,7 @@ def _group_name(name: str) -> str:
 @remembered
 def _action_table(name: str, inverse: bool) -> tuple[float, ...]:
     # Member e is T⁻¹·x, which reads x at T·p.
-    return tuple(v for m in _maps(name) for v in _row(m if inverse else _inverse(m)))
-
-
-def _row(m: Matrix) -> tuple[float, ...]:
-    """The row of an action table that reads at m·p."""
-    reflection = 4 if m[0] * m[3] < m[1] * m[2] else 0
-    for code in range(reflection, reflection + 4):
-        xx, xy, yx, yy = quarter_turn(code)
-        base = multiply(m, (xx, yx, xy, yy))  # times the inverse of the permutation
-        if base[0] > 0 and base[1] >= 0:
-            return (float(code), *(v + 0.0 for v in base))  # + 0.0, since −0.0 is no zero of a table
-    raise AssertionError(f"one of four turns has its first row in the first quadrant: {m}")
-
-
-def _inverse(m: Matrix) -> Matrix:
-    """m⁻¹, correctly rounded. That of a rotation or a reflection has the same numbers, transposed."""
-    a, b, c, d = m
-    if (a, b) in ((d, -c), (-d, c)) and abs(a * a + b * b - 1) < SAME:
-        return a, c, b, d
-    p, q, r, s = map(Fraction, m)
-    determinant = p * s - q * r
-    return float(s / determinant), float(-q / determinant), float(-r / determinant), float(p / determinant)
-
-
-def stretch(m: Matrix) -> tuple[float, float]:
-    """By how much a map stretches lengths, at least and at most: its singular values."""
-    a, b, c, d = m
-    # A 2×2 matrix is a rotation times one number, and a reflection times another.
-    rotation, reflection = math.hypot(a + d, b - c) / 2, math.hypot(a - d, b + c) / 2
-    return abs(rotation - reflection), rotation + reflection
+    return tuple(v for m in _maps(name) for v in row_of(m if inverse else inverse_of(m)))
 
 
 def _products(

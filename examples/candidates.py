@@ -37,9 +37,6 @@ VIEWS = {
 }
 CANDIDATES = TransformSet(matrices=[m if len(m) == 2 else (m[:2], m[2:]) for m in VIEWS.values()])
 
-#: Numbers of the photographs in the picture, one for each view but the first.
-SHOWN = (1, 4, 7, 10, 13)
-
 
 @torch.inference_mode()
 def seen(images: Tensor, view: int) -> Tensor:
@@ -83,12 +80,22 @@ def text(results: dict) -> str:
     return f"MobileNetV2, {results['photographs']} photographs in each view.\n\n{published.table(head, rows)}"
 
 
+def shown(forms: list[CanonicalForm]) -> list[int]:
+    """For each view but the first, the number of the first photograph that was found in it, and not shown before."""
+    numbers: list[int] = []
+    for view in range(1, len(VIEWS)):
+        hits = (forms[view].element == view).nonzero().flatten().tolist()
+        numbers.append(next((n for n in hits if n not in numbers), view))
+    return numbers
+
+
 def draw(path: Path, images: Tensor, forms: list[CanonicalForm], runs: list[dict]) -> None:
-    """One photograph for each view, above what was found of it, and the bars of all views."""
+    """A photograph for each view that was found in it, above what was found, and the bars of all views."""
     with plt.rc_context(bars.STYLE):
         figure = plt.figure(figsize=(12, 6.4), layout="constrained")
-        grid = figure.add_gridspec(3, len(SHOWN), height_ratios=(1, 1, 1.1))
-        for column, number in enumerate(SHOWN):
+        numbers = shown(forms)
+        grid = figure.add_gridspec(3, len(numbers), height_ratios=(1, 1, 1.1))
+        for column, number in enumerate(numbers):
             view = column + 1
             before = seen(images[number : number + 1], view)
             pairs = (before, list(VIEWS)[view]), (forms[view].image[number : number + 1], "as found")
@@ -100,6 +107,7 @@ def draw(path: Path, images: Tensor, forms: list[CanonicalForm], runs: list[dict
         axes = figure.add_subplot(grid[2, :])
         shares = ([run[key] for run in runs] for key in ("alone", "found"))
         bars.bars(axes, "photographs classified right (%)", list(VIEWS), *shares)
+        axes.set_ylim(0, 150)
         bars.save(figure, path, dpi=90)
 
 

@@ -341,7 +341,7 @@ def test_candidates_are_found_again(example, tmp_path):
     class Likeness(torch.nn.Module):
         def forward(self, rows):
             distance = torch.cdist(rows.flatten(1), originals).amin(1, keepdim=True)
-            return torch.cat((200 - distance, torch.zeros(len(rows), 1)), 1)
+            return torch.cat((10 / (1 + distance), torch.zeros(len(rows), 1)), 1)
 
     forms = candidates.found(Likeness(), images)
     for view, form in enumerate(forms):
@@ -356,6 +356,7 @@ def test_candidates_are_found_again(example, tmp_path):
     assert "3 photographs in each view" in report and "| mean" in report
     candidates.draw(tmp_path / "candidates.png", images[[0, 1, 2] * 5], [_of_more(form) for form in forms], runs)
     assert (tmp_path / "candidates.png").stat().st_size > 1000
+    assert forms[2].element[candidates.shown(forms)[1]] == 2
 
 
 def _of_more(form):

@@ -13,8 +13,9 @@ from torch.utils import _pytree
 
 import equifast
 from equifast import TransformSet, as_group, canonicalize, geometry, nn, orbit, reference, targets
+from equifast.datasets.chooser import Chooser
 from equifast.estimators import ESTIMATORS
-from equifast.transform_set import as_transforms, stretch
+from equifast.transform_set import as_transforms
 
 from .cases import GROUPS, SETS, assert_near, assert_same, every, ids, rand
 from .definitions import grid_sampled
@@ -74,7 +75,9 @@ def test_the_identity_comes_first_whether_listed_or_not():
 @given(matrices())
 def test_rows_are_the_map_and_its_inverse(m):
     transforms = TransformSet(matrices=[m])
-    assert stretch(tuple(m.flatten().tolist())) == pytest.approx(sorted(torch.linalg.svdvals(m).tolist()), rel=1e-9)
+    assert geometry.stretch(tuple(m.flatten().tolist())) == pytest.approx(
+        sorted(torch.linalg.svdvals(m).tolist()), rel=1e-9
+    )
     for inverse in (True, False):
         code, base = geometry.rows(transforms.action_table(inverse=inverse))[-1]
         assert base[0] * base[3] > base[1] * base[2] and base[0] > 0 and base[1] >= 0
@@ -174,6 +177,7 @@ def test_what_composes_elements_refuses_a_set():
         lambda: nn.GroupConv2d(3, 4, 3, transforms),
         lambda: nn.PooledGroupConv2d(3, 4, 3, transforms),
         lambda: reference.group_conv2d(x, rand(1, 36, 3, 3), group=transforms),
+        lambda: Chooser(nn.Canonicalizer(network, transforms)),
     ]
     for call in refused:
         with pytest.raises(ValueError, match="group: expected a group such as 'C4'.*TransformSet of 6 maps"):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..geometry import Matrix, matrices_of
+from ..geometry import Matrix, matrices_of, stretch
 from ..groups import Group
-from ..transform_set import Transforms, stretch
+from ..transform_set import Transforms
 from ._coordinates import Motion, check_numbers, motion, move_coordinates, products
 from ._entries import Targets, check_action, is_tv_tensor
 

@@ -5,6 +5,7 @@ import torch
 
 import equifast
 from equifast import as_group, orbit, reference
+from equifast.transform_set import as_transforms
 
 from ..backend import by_backend, compiled, only, over
 from ..cases import (
@@ -198,7 +199,7 @@ def test_the_input_stays_as_it_is():
 def test_the_transpose_is_the_adjoint(group, shape, padding_mode):
     """With weights, against the same sums by index_add."""
     x = rand(2, 2, *shape, dtype=torch.float64)
-    weights = rand(2, as_group(group).order, dtype=torch.float64, seed=1)
+    weights = rand(2, as_transforms(group).order, dtype=torch.float64, seed=1)
     args = x, weights, *action(group, padding_mode=padding_mode, adjoint=True)
     assert_near(call("orbit", *args)[0], eager("orbit", *args)[0])
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from equifast import act, as_group, orbit, orbit_average, reference
 from equifast.representations import SIZES
+from equifast.transform_set import as_transforms
 
 from ..backend import by_backend, only, over
 from ..cases import (
@@ -157,8 +158,8 @@ def test_no_images(group):
 @pytest.mark.parametrize(("group", "shape"), TRANSPOSES)
 def test_the_transpose_is_the_adjoint(group, shape, padding_mode):
     """Against the same sums by index_add."""
-    members = rand(as_group(group).order, 2, 2, *shape, dtype=torch.float64, seed=2)
-    weights = rand(2, as_group(group).order, dtype=torch.float64, seed=1)
+    members = rand(as_transforms(group).order, 2, 2, *shape, dtype=torch.float64, seed=2)
+    weights = rand(2, as_transforms(group).order, dtype=torch.float64, seed=1)
     args = members, weights, *action(group, padding_mode=padding_mode, adjoint=True)
     assert_near(call("orbit_average", *args)[0], eager("orbit_average", *args)[0])
 
