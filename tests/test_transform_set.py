@@ -17,7 +17,7 @@ from equifast.datasets.chooser import Chooser
 from equifast.estimators import ESTIMATORS
 from equifast.transform_set import as_transforms
 
-from .cases import GROUPS, SETS, assert_near, assert_same, every, ids, rand
+from .cases import DTYPES, GROUPS, LAYOUTS, SETS, assert_near, assert_same, every, ids, rand
 from .definitions import grid_sampled
 
 EXACT = TransformSet(angles=(0, 270), flips=True)
@@ -350,3 +350,41 @@ def test_a_compiler_takes_a_set_as_a_constant():
     assert_near(torch.compile(there_and_back, fullgraph=True, backend="eager")(x), there_and_back(x))
     exported = torch.export.export(module, (x,)).module()
     assert exported(x).group == transforms
+
+
+@pytest.mark.parametrize("padding_mode", ["border", "zeros"])
+@pytest.mark.parametrize("transforms", SETS[1:], ids=range(1, len(SETS)))
+def test_gradcheck(transforms, padding_mode):
+    order, size = transforms.order, (4, 5)
+    x, y = rand(1, 2, *size, dtype=torch.float64), rand(order, 2, *size, dtype=torch.float64, seed=1)
+    weights, kernel = rand(1, order, dtype=torch.float64), rand(3, 2, 3, 2, dtype=torch.float64)
+    options = {"group": transforms, "padding_mode": padding_mode}
+    vector = options | {"representation": "vector"}
+    linear = [
+        (lambda x: orbit(x, **options), (x,)),
+        (lambda y: equifast.act(y, every(transforms), **vector), (y,)),
+        (lambda y: equifast.act(y, every(transforms), inverse=True, **options), (y,)),
+        (lambda y, weights: equifast.orbit_average(y, weights, **vector), (y, weights)),
+    ]
+    once = [(lambda x, kernel: equifast.orbit_conv2d(x, kernel, **options), (x, kernel))]
+    for twice, cases in ((True, linear), (False, once)):
+        for function, leaves in cases:
+            leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+            assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+            assert not twice or torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_dtype_nan_and_no_images(layout, dtype):
+    for transforms in SETS[1:3]:
+        x = LAYOUTS[layout](rand(3, 4, 9, 8, dtype=dtype))
+        if 0 not in x.stride():  # no two pixels are one
+            x[1, 2, 4, 3] = math.nan
+        assert_same(orbit(x, transforms), reference.orbit(x.contiguous(), transforms))
+        element = ids(transforms, 3)
+        assert_same(
+            equifast.act(x, element, group=transforms), reference.act(x.contiguous(), element, group=transforms)
+        )
+        none = x[:0]
+        assert orbit(none, transforms).shape == none.shape == equifast.act(none, element[:0], group=transforms).shape
