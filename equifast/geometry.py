@@ -25,6 +25,10 @@ ROW = 5
 STEPS = 2.0**24
 
 
+#: By how much a map may stretch lengths, at least and at most. Kernels count positions in 32 bits, and each pixel may
+#: have up to 256 readers.
+LEAST_STRETCH, MOST_STRETCH = 1 / 8, 8.0
+
 #: How far a number of a rotation may be from what it stands for.
 ROUNDING = 1e-12
 

@@ -13,12 +13,21 @@ from fractions import Fraction
 from itertools import combinations, product
 from typing import Any
 
-from .geometry import IDENTITY, Matrix, factor, inverse_of, matrices_of, multiply, quarter_turn, row_of, rows, stretch
+from .geometry import (
+    IDENTITY,
+    LEAST_STRETCH,
+    MOST_STRETCH,
+    Matrix,
+    factor,
+    inverse_of,
+    matrices_of,
+    multiply,
+    quarter_turn,
+    row_of,
+    rows,
+    stretch,
+)
 from .groups import Group, as_group, cosine, remembered
-
-#: By how much a map may stretch lengths, at least and at most. Kernels count positions in 32 bits, and the transpose of
-#: a map that shrinks an image by 8 already sums 64 times as many pixels for each of its outputs.
-LEAST, MOST = 1 / 8, 8.0
 
 #: An angle this near to k/n of a right angle, in right angles, is taken for it if n is at most the second number. So
 #: 360/7 is a step of C7, to the last bit.
@@ -201,7 +210,7 @@ def _check(maps: list[Matrix]) -> None:
         least, most = stretch(m)
         if least <= SAME * most:
             raise ValueError(f"TransformSet: expected maps that can be inverted, got {_shown(m)}")
-        if not (least >= LEAST - SAME and most <= MOST + SAME):
+        if not (least >= LEAST_STRETCH - SAME and most <= MOST_STRETCH + SAME):
             raise ValueError(
                 f"TransformSet: expected maps that stretch lengths by 1/8 to 8, got {_shown(m)}, which stretches them "
                 f"by {least:.6g} to {most:.6g}"

@@ -15,6 +15,7 @@ import equifast
 from equifast import TransformSet, as_group, canonicalize, geometry, nn, orbit, reference, targets
 from equifast.datasets.chooser import Chooser
 from equifast.estimators import ESTIMATORS
+from equifast.kernels.host import tables
 from equifast.transform_set import as_transforms
 
 from .cases import DTYPES, GROUPS, LAYOUTS, SETS, assert_near, assert_same, every, ids, rand
@@ -163,6 +164,16 @@ def test_a_transpose_is_the_adjoint_of_its_map(m, shape, padding_mode, inverse):
 def test_what_is_no_list_of_maps_is_refused_by_name(options, error, text):
     with pytest.raises(error, match=text):
         TransformSet(**options)
+
+
+@pytest.mark.parametrize("base", [(0, 0, 0, 1), (9, 0, 0, 1), (1, 1, 1, 1), (math.nan, 0, 0, 1), (math.inf, 0, 0, 1)])
+def test_kernels_refuse_a_table_that_they_can_not_count(base):
+    """Whoever calls the torch ops themselves: in the library for CPUs, and where Triton kernels are planned."""
+    table = [0.0, *map(float, base)]
+    with pytest.raises((RuntimeError, ValueError), match="table: expected .*stretch by 1/8 to 8"):
+        torch.ops.equifast.orbit(rand(1, 1, 5, 5), None, table, [], [], "border", False)
+    with pytest.raises(ValueError, match="table: expected matrices that stretch by 1/8 to 8.*row 0"):
+        tables.actions(tuple(table), True)
 
 
 def test_what_composes_elements_refuses_a_set():
