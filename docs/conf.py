@@ -23,7 +23,8 @@ myst_heading_anchors = 3
 # looked up, since that would take a connection to their pages.
 nitpicky = True
 default_role = "py:obj"
-nitpick_ignore_regex = [("py:.*", r"(torch|collections|pathlib)\..*|Tensor|Module|.*\._entries\.Targets")]
+ALIASES = r"Tensor|Module|.*\._entries\.Targets|(.*\.)?(Transforms|ListsElements)"
+nitpick_ignore_regex = [("py:.*", rf"(torch|collections|pathlib)\..*|{ALIASES}")]
 napoleon_use_rtype = False
 
 #: The page of operations, and where the section of one begins.

@@ -37,6 +37,7 @@ else:
         orbit_scores,
     )
     from .preprocess import check_preprocess
+    from .transform_set import TransformSet
 
     __all__ = [
         "CanonicalForm",
@@ -45,6 +46,7 @@ else:
         "Group",
         "OrbitLosses",
         "OrbitScores",
+        "TransformSet",
         "act",
         "as_group",
         "backends",

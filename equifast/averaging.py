@@ -13,10 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import checks, lazy_orbit, ops
+from . import checks, lazy_orbit, ops, representations
 from .choice import choice_weights
 from .dtypes import accumulate_dtype
-from .groups import Group
+from .transform_set import Transforms
 
 #: How members of a frame are weighted.
 WEIGHTS = ("probabilities", "equal")
@@ -25,7 +25,7 @@ WEIGHTS = ("probabilities", "equal")
 REPRESENTATIONS = ("invariant", "trivial", "regular", "vector")
 
 
-def check_options(group: Group, top_k: int | None, weights: str, representation: str) -> int:
+def check_options(group: Transforms, top_k: int | None, weights: str, representation: str) -> int:
     """The number of members k.
 
     Raises:
@@ -33,6 +33,8 @@ def check_options(group: Group, top_k: int | None, weights: str, representation:
     """
     checks.one_of("weights", weights, WEIGHTS)
     checks.one_of("representation", representation, REPRESENTATIONS)
+    if representation != "invariant":
+        representations.check(group, representation)
     if top_k is None:
         return group.order
     if isinstance(top_k, bool) or not isinstance(top_k, int):
@@ -66,7 +68,7 @@ def average(
     element: Tensor,
     weights: Tensor,
     *,
-    group: Group,
+    group: Transforms,
     representation: str,
     padding_mode: str,
 ) -> Tensor:
@@ -89,7 +91,7 @@ def average(
     return _weighted_sum(y, weights)
 
 
-def _checked(y: object, rows: int, representation: str, group: Group) -> Tensor:
+def _checked(y: object, rows: int, representation: str, group: Transforms) -> Tensor:
     y = checks.tensor("model(members)", y)
     if y.dim() < 1 or y.shape[0] != rows:
         raise ValueError(f"model(members): expected {rows} rows, one for each member, got {checks.shape(y)}")

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from . import averaging, checks, choice, losses, ops, targets
+from . import averaging, checks, choice, losses, ops, representations, targets
 from .dtypes import accumulate_dtype
-from .groups import CyclicGroup, DihedralGroup, Group, as_group
+from .groups import CyclicGroup, DihedralGroup, Group
 from .targets import Targets
+from .transform_set import Transforms, TransformSet, as_transforms
 
 
 # Not frozen, since Lightning and Fabric refuse that.
@@ -38,7 +39,7 @@ class CanonicalForm:
     activations: Tensor
     probabilities: Tensor
     vectors: Tensor | None
-    group: Group
+    group: Transforms
     padding_mode: str = "border"
     gate: float | None = None
 
@@ -55,6 +56,7 @@ class CanonicalForm:
         if y.shape[0] != self.element.shape[0]:
             raise ValueError(f"y: expected {self.element.shape[0]} images as in the form, got {y.shape[0]}")
         checks.same_device(element=self.element, y=y)
+        representations.check(self.group, representation)
         checks.channels("y", y, representation, self.group.order)
         return ops.act(
             y,
@@ -197,7 +199,7 @@ class CanonicalForm:
         return self.image.shape[-2], self.image.shape[-1]
 
 
-#: Group, padding_mode and gate.
+#: The name of the group or of the set, padding_mode and gate.
 Context = tuple[str, str, float | None]
 
 #: The attributes that are tensors. The others are the same for every batch.
@@ -220,7 +222,7 @@ def _unflatten(tensors: Iterable[Any], context: Context) -> CanonicalForm:
     image, element, activations, probabilities, *rest = tensors
     group, padding_mode, gate = context
     vectors = rest[0] if rest else None
-    return CanonicalForm(image, element, activations, probabilities, vectors, as_group(group), padding_mode, gate)
+    return CanonicalForm(image, element, activations, probabilities, vectors, as_transforms(group), padding_mode, gate)
 
 
 _pytree.register_pytree_node(
@@ -232,4 +234,4 @@ _pytree.register_pytree_node(
     from_dumpable_context=tuple,
     flatten_with_keys_fn=_flatten_with_keys,
 )
-torch.serialization.add_safe_globals([CanonicalForm, Group, CyclicGroup, DihedralGroup])
+torch.serialization.add_safe_globals([CanonicalForm, Group, CyclicGroup, DihedralGroup, TransformSet])

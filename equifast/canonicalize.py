@@ -10,8 +10,8 @@ from . import checks, ops
 from .canonical_form import CanonicalForm
 from .choice import OrbitScores, gated
 from .estimators import ESTIMATORS, check_gate
-from .groups import Group, as_group
 from .orbit_vectors import NETWORK_DTYPES, Network, orbit_vectors
+from .transform_set import Transforms, as_transforms
 
 
 def canonicalize(
@@ -19,7 +19,7 @@ def canonicalize(
     network: Network | None = None,
     reference: Tensor | None = None,
     *,
-    group: Group | str,
+    group: Transforms | str,
     beta: float = 1.0,
     similarity: str = "cosine",
     preprocess: Network | None = None,
@@ -55,7 +55,7 @@ def canonicalize(
             ``pooler_output`` (N, d), as models of transformers do.
         reference: (d,), what vectors are compared with; None if ``score`` is given. An uninitialized parameter or
             buffer gets d from the vectors, and values from a normal distribution.
-        group: such as ``"C4"``.
+        group: such as ``"C4"``, or a `TransformSet`: any candidates, such as angles and scales.
         beta: inverse temperature of the softmax.
         similarity: "cosine" or "dot".
         preprocess: (B, C, H, W) → (B, C', h, w), before the orbit: a crop and a resize, such as `nn.CropResize`. It has
@@ -75,7 +75,7 @@ def canonicalize(
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
     """
-    group = as_group(group)
+    group = as_transforms(group)
     checks.images("x", x)
     checks.one_of("estimator", estimator, ESTIMATORS)
     checks.padding_mode(padding_mode)
@@ -117,7 +117,7 @@ def _preprocess(preprocess: Network, x: Tensor) -> Tensor:
     return small
 
 
-def _select(activations: Tensor, x: Tensor, group: Group, beta: float, name: str = "activations") -> OrbitScores:
+def _select(activations: Tensor, x: Tensor, group: Transforms, beta: float, name: str = "activations") -> OrbitScores:
     expected = (x.shape[0], group.order)
     if activations.shape != expected:
         raise ValueError(f"{name}: expected {expected} for {group}, got {tuple(activations.shape)}")
@@ -131,7 +131,7 @@ def _scores(
     reference: Tensor | None,
     score: Network | None,
     x: Tensor,
-    group: Group,
+    group: Transforms,
     beta: float,
     similarity: str,
 ) -> OrbitScores:

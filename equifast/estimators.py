@@ -19,21 +19,22 @@ from torch import Tensor
 from . import checks, ops
 from .choice import OrbitScores, choice_weights, logits
 from .dtypes import accumulate_dtype
-from .groups import Group
+from .groups import Group, as_group
 from .ops.angle_inner import rotation_derivative, rotation_matrices
+from .transform_set import Transforms
 
-Estimator = Callable[[Tensor, OrbitScores, Group, float, str], tuple[Tensor, Tensor]]
+Estimator = Callable[[Tensor, OrbitScores, Transforms, float, str], tuple[Tensor, Tensor]]
 Table = tuple[float, ...]
 
 
-def none(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
+def none(x: Tensor, scores: OrbitScores, group: Transforms, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
     """``act(x, element, inverse=True)``; the choice gets no gradient, x the exact one."""
     table = group.action_table(inverse=True)
     return torch.ops.equifast.act(x, scores.element, table, [], [], padding_mode, False), scores.element
 
 
 def straight_through(
-    x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mode: str
+    x: Tensor, scores: OrbitScores, group: Transforms, beta: float, padding_mode: str
 ) -> tuple[Tensor, Tensor]:
     """The arg max image forward; backward that of `soft`: ``∂L/∂p_e = ⟨∂L/∂y, g_e⁻¹x⟩`` for all e in one pass."""
     table = group.action_table(inverse=True)
@@ -41,7 +42,7 @@ def straight_through(
     return function.apply(x, scores.probabilities, scores.element, table, padding_mode), scores.element
 
 
-def soft(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
+def soft(x: Tensor, scores: OrbitScores, group: Transforms, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
     """The expectation itself, ``Σ_e p_e·g_e⁻¹x``: a blend of images, and its own gradient.
 
     A member with weight 0 is summed too, so a NaN in x is NaN in every place that a member moves it to.
@@ -52,7 +53,7 @@ def soft(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mode
     return image, scores.element
 
 
-def gumbel(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
+def gumbel(x: Tensor, scores: OrbitScores, group: Transforms, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
     """A sample of ``softmax(beta·activations)`` instead of its arg max (Gumbel noise added before it), straight-through
     by the softmax of the noisy scores. Draws from the global generator of x's device.
     """
@@ -61,15 +62,16 @@ def gumbel(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mo
     return straight_through(x, ops.select(logits(activations, beta) + noise, 1.0), group, 1.0, padding_mode)
 
 
-def angle(x: Tensor, scores: OrbitScores, group: Group, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
+def angle(x: Tensor, scores: OrbitScores, group: Transforms, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:
     """The arg max image forward; backward as equiadapt's: through one angle and one reflection flag a sample.
 
     The choice is read as ``θ = Σ_e p_e·θ_e`` (a plain number, not a point of the circle) and ``r = Σ_e p_e·r_e``, the
     image as ``(1 − r)·R(−θ)x + r·F R(−θ)x``. So ``∂L/∂p_e = (∂L/∂θ)·θ_e + (∂L/∂r)·r_e`` with the analytic derivative
     of the bilinear resampling by its angle. Where a sample falls on a pixel, that is the mean of the slopes on either
     side; where the border clamps, it is zero. The backward pass is one kernel. This estimator is here for comparison
-    with published results: `straight_through` knows that 0° and 315° are neighbours.
+    with published results: `straight_through` knows that 0° and 315° are neighbours. It needs a group.
     """
+    group = as_group(group)
     table = group.action_table(inverse=True)
     function = _Angle if torch.compiler.is_compiling() else _AngleWithTangents
     return function.apply(x, scores.probabilities, scores.element, table, padding_mode, group), scores.element

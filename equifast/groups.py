@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from operator import index
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .compiler import assume_constant_result
 from .geometry import ROW, Matrix, multiply, quarter_turn
@@ -138,11 +138,22 @@ class DihedralGroup(Group):
         super().__init__(n, True)
 
 
-def as_group(group: Group | str) -> Group:
-    """A ``Group`` from itself or from its name, such as ``"C4"`` or ``"D8"``."""
+class ListsElements(Protocol):
+    """A list of transforms that may be the elements of a group, such as `TransformSet`."""
+
+    def as_group(self) -> Group: ...
+
+
+def as_group(group: Group | ListsElements | str) -> Group:
+    """A ``Group`` from itself or from its name, such as ``"C4"`` or ``"D8"``.
+
+    A `TransformSet` that lists the elements of a group in order gives that group, any other one an error.
+    """
     if isinstance(group, Group):
         return group
     if not isinstance(group, str):
+        if (of_set := getattr(group, "as_group", None)) is not None:
+            return of_set()
         raise TypeError(f"group: expected a Group or a name such as 'C4', got {type(group).__name__}")
     # Not by a regular expression, which torch.compile would trace.
     letter, n = group[:1], group[1:]
@@ -152,7 +163,12 @@ def as_group(group: Group | str) -> Group:
 
 
 def cosine(k: int, n: int) -> float:
-    """cos(90°·k/n) for 0 ≤ k ≤ n, such that ``cosine(n - k, n)`` is the matching sine to the last bit."""
+    """cos(90°·k/n) for 0 ≤ k ≤ n, such that ``cosine(n - k, n)`` is the matching sine to the last bit.
+
+    It has the same bits for every k and n of one quotient, so equal angles of different groups are equal.
+    """
+    divisor = math.gcd(k, n)
+    k, n = k // divisor, n // divisor
     if 2 * k <= n:
         return math.cos(math.pi / 2 * k / n)
     return math.sin(math.pi / 2 * (n - k) / n)

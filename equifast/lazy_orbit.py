@@ -18,10 +18,10 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-from .groups import Group
 from .ops import _resample
 from .ops._rows import by_element
 from .orbit_functions import Function, Orbit, changes_in_place, conv2d, redirected
+from .transform_set import Transforms
 
 _ATTRIBUTES = ("shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "itemsize", "nbytes") + tuple(
     f"is_{kind}" for kind in ("cuda", "cpu", "meta", "sparse", "quantized", "nested", "mkldnn", "mps", "xpu")
@@ -45,7 +45,7 @@ METADATA = (
 )
 
 
-def run(network: Callable[[Tensor], Any], images: Tensor, group: Group, padding_mode: str) -> Any:
+def run(network: Callable[[Tensor], Any], images: Tensor, group: Transforms, padding_mode: str) -> Any:
     """``network(orbit(images, group, padding_mode=padding_mode))``, where only what needs the orbit makes it."""
     orbit = Orbit(images, group, padding_mode)
     if torch.compiler.is_compiling():

@@ -11,8 +11,9 @@ from torch import Tensor
 from . import checks, lazy_orbit, ops
 from .choice import logits
 from .dtypes import accumulate_dtype
-from .groups import CyclicGroup, Group, as_group
+from .groups import CyclicGroup
 from .orbit_vectors import orbit_maker
+from .transform_set import Transforms, as_transforms
 
 
 def prior_loss(activations: Tensor, target: Tensor | None = None, *, beta: float | None = None) -> Tensor:
@@ -41,7 +42,7 @@ def prior_loss(activations: Tensor, target: Tensor | None = None, *, beta: float
     return F.cross_entropy(scores, target).to(activations.dtype)
 
 
-def contrastive_loss(vectors: Tensor, *, group: Group | str | None = None, normalize: bool = False) -> Tensor:
+def contrastive_loss(vectors: Tensor, *, group: Transforms | str | None = None, normalize: bool = False) -> Tensor:
     """Mean over (B, E, E) of ``|⟨v_e, v_h⟩|·[e ≠ h]``: keeps the vectors of one orbit apart, that is orthogonal.
 
     Args:
@@ -51,7 +52,7 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str | None = None, norma
     """
     if vectors.dim() == 3:
         batch, order, size = vectors.shape
-        group = CyclicGroup(order) if group is None else as_group(group)
+        group = CyclicGroup(order) if group is None else as_transforms(group)
         if group.order != order:
             raise ValueError(f"vectors: expected (B, {group.order}, d) for {group}, got {tuple(vectors.shape)}")
         vectors = vectors.transpose(0, 1).reshape(order * batch, size)
@@ -64,7 +65,7 @@ def artifact_loss(
     x: Tensor,
     network: Callable[[Tensor], Tensor],
     *,
-    group: Group | str,
+    group: Transforms | str,
     vectors: Tensor | None = None,
     padding_mode: str = "border",
     generator: torch.Generator | None = None,
@@ -85,7 +86,7 @@ def artifact_loss(
         vectors: those of the orbit if at hand, (B, E, d) as `CanonicalForm.vectors` or (E·B, d); else computed here.
         generator: where the random elements come from; on any device.
     """
-    group = as_group(group)
+    group = as_transforms(group)
     if orbit_maker(network) is not None:
         raise ValueError("network: expected one that takes (N, C, H, W) rows, got a fused one; pass its .network")
     if group.permutes(*x.shape[-2:]):
@@ -105,7 +106,7 @@ def artifact_loss(
 
 
 def vectors_there_and_back(
-    members: Tensor, element: Tensor, network: Callable[[Tensor], Tensor], group: Group, padding_mode: str
+    members: Tensor, element: Tensor, network: Callable[[Tensor], Tensor], group: Transforms, padding_mode: str
 ) -> Tensor:
     """``network(act(act(members, element, inverse=True), element))``.
 

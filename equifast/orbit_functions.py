@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from . import ops
 from .compiler import assume_constant_result
-from .groups import Group
+from .transform_set import Transforms
 
 Function = Callable[..., Any]
 
@@ -23,7 +23,7 @@ class Orbit:
     """The orbit of images (B, C, H, W), described but not made."""
 
     images: Tensor
-    group: Group
+    group: Transforms
     padding_mode: str
 
     def make(self) -> Tensor:

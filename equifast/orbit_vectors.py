@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from . import lazy_orbit
-from .groups import Group
+from .transform_set import Transforms
 
 Network = Callable[[Tensor], Any]
 
@@ -18,7 +18,7 @@ Network = Callable[[Tensor], Any]
 class OrbitNetwork(Protocol):
     """A network that takes images (B, C, H, W) and makes their orbit itself, such as `nn.FusedNetwork`."""
 
-    orbit_group: Group
+    orbit_group: Transforms
     padding_mode: str
 
     def __call__(self, x: Tensor, /) -> Any: ...
@@ -56,7 +56,7 @@ def orbit_maker(network: Network) -> OrbitNetwork | None:
 
 
 def orbit_vectors(
-    x: Tensor, network: Network, group: Group, padding_mode: str, dtype: torch.dtype | None = None
+    x: Tensor, network: Network, group: Transforms, padding_mode: str, dtype: torch.dtype | None = None
 ) -> Tensor:
     """``network(orbit(x))``, (E·B, d), checked. With ``dtype``, the network runs under autocast to it."""
     if dtype is None:
@@ -66,7 +66,7 @@ def orbit_vectors(
     return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
 
 
-def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str) -> Tensor:
+def _orbit_vectors(x: Tensor, network: Network, group: Transforms, padding_mode: str) -> Tensor:
     maker = orbit_maker(network)
     if maker is not None and (maker.orbit_group.name, maker.padding_mode) != (group.name, padding_mode):
         theirs, ours = f"{maker.orbit_group} with {maker.padding_mode}", f"{group} with {padding_mode}"
@@ -105,7 +105,7 @@ def _vectors_of(output: Any) -> Any:
     return output
 
 
-def _chunk(x: Tensor, network: Network, group: Group) -> int:
+def _chunk(x: Tensor, network: Network, group: Transforms) -> int:
     """Images to run at once: all of them, or CHUNK_BYTES of orbit where parts give the same as the whole."""
     everything = max(x.shape[0], 1)
     if torch.compiler.is_compiling() or x.device.type != "cpu" or not isinstance(network, nn.Module):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from . import checks, reference
-from .groups import Group, as_group
+from .transform_set import Transforms, as_transforms
 
 
 def check_preprocess(
-    preprocess: Callable[[Tensor], Tensor], x: Tensor, group: Group | str, *, tolerance: float = 1e-3
+    preprocess: Callable[[Tensor], Tensor], x: Tensor, group: Transforms | str, *, tolerance: float = 1e-3
 ) -> None:
     """Raise an error unless ``preprocess`` commutes with the group: ``preprocess(g·x) = g·preprocess(x)``.
 
@@ -30,7 +30,7 @@ def check_preprocess(
     Raises:
         ValueError: naming the element that doesn't commute, and by how much the results differ.
     """
-    group = as_group(group)
+    group = as_transforms(group)
     checks.images("x", x)
     with torch.no_grad():
         small = preprocess(x)
@@ -50,5 +50,5 @@ def check_preprocess(
                 )
 
 
-def _act(x: Tensor, element: int, group: Group) -> Tensor:
+def _act(x: Tensor, element: int, group: Transforms) -> Tensor:
     return reference.act(x, torch.full((x.shape[0],), element, device=x.device), group=group)

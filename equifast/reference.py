@@ -19,6 +19,7 @@ from .frames import carrying_table, lifting_table
 from .geometry import IDENTITY, STEPS, Matrix, factor, rows
 from .groups import Group, as_group
 from .representations import channel_action
+from .transform_set import Transforms, as_transforms
 
 
 def sample(x: Tensor, row: tuple[int, Matrix], padding_mode: str = "border") -> Tensor:
@@ -52,9 +53,9 @@ def crop_resize(x: Tensor, size: int | tuple[int, int], *, crop: tuple[int, int,
     return F.interpolate(wide.mT, (width, height), mode="bilinear", antialias=True).mT.to(x.dtype)
 
 
-def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Tensor:
+def orbit(x: Tensor, group: Transforms | str, *, padding_mode: str = "border") -> Tensor:
     """Every ``g_e⁻¹·x``: (B, C, H, W) → (E·B, C, H, W)."""
-    table = as_group(group).action_table(inverse=True)
+    table = as_transforms(group).action_table(inverse=True)
     return torch.cat([sample(x, row, padding_mode) for row in rows(table)])
 
 
@@ -63,7 +64,7 @@ def orbit_conv2d(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    group: Group | str,
+    group: Transforms | str,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] | str = 0,
     dilation: int | tuple[int, int] = 1,
@@ -78,7 +79,7 @@ def orbit_conv2d_pool(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    group: Group | str,
+    group: Transforms | str,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] | str = 0,
     dilation: int | tuple[int, int] = 1,
@@ -144,12 +145,12 @@ def orbit_scores(
     vectors: Tensor,
     reference: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     beta: float = 1.0,
     similarity: str = "cosine",
 ) -> OrbitScores:
     """Similarities of the vectors (E·B, d) with the reference (d,), their softmax over the group, and the arg max."""
-    order = as_group(group).order
+    order = as_transforms(group).order
     wide = accumulate_dtype(vectors.dtype)
     v = vectors.to(wide).reshape(order, vectors.shape[0] // order, vectors.shape[1])
     r = reference.to(wide)
@@ -170,7 +171,7 @@ def orbit_linear_scores(
     bias: Tensor | None,
     reference: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     beta: float = 1.0,
     similarity: str = "cosine",
 ) -> OrbitScores:
@@ -183,7 +184,7 @@ def orbit_losses(
     vectors: Tensor,
     reference: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     target: Tensor | None = None,
     beta: float = 1.0,
     prior_beta: float | None = None,
@@ -208,13 +209,13 @@ def act(
     x: Tensor,
     element: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     inverse: bool = False,
     representation: str = "trivial",
     padding_mode: str = "border",
 ) -> Tensor:
     """Per-sample ``g·x``, or ``g⁻¹·x`` if ``inverse``, for ids ``element`` (B,): (B, C, H, W) → the same."""
-    group = as_group(group)
+    group = as_transforms(group)
     table = rows(group.action_table(inverse=inverse))
     channels = channel_action(group, representation, inverse=inverse)
     out = x
@@ -229,12 +230,12 @@ def orbit_average(
     y: Tensor,
     weights: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     representation: str = "trivial",
     padding_mode: str = "border",
 ) -> Tensor:
     """``Σ_e weights[:, e] · g_e·y_e``: (E·B, C, H, W) and (B, E) → (B, C, H, W)."""
-    group = as_group(group)
+    group = as_transforms(group)
     wide = accumulate_dtype(y.dtype)
     members = y.to(wide).reshape(group.order, y.shape[0] // group.order, *y.shape[1:])
     channels = channel_action(group, representation, inverse=False)
@@ -251,7 +252,7 @@ def average(
     activations: Tensor,
     probabilities: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     top_k: int,
     weights: str,
     representation: str,
@@ -275,12 +276,12 @@ def average(
     return torch.cat(out).to(x.dtype)
 
 
-def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = False) -> Tensor:
+def contrastive_loss(vectors: Tensor, *, group: Transforms | str, normalize: bool = False) -> Tensor:
     """Mean over (B, E, E) of ``|⟨v_e, v_h⟩|·[e ≠ h]``; vectors (E·B, d).
 
     A product that is not finite passes no gradient.
     """
-    order = as_group(group).order
+    order = as_transforms(group).order
     wide = accumulate_dtype(vectors.dtype)
     v = vectors.to(wide).reshape(order, vectors.shape[0] // order, vectors.shape[1]).transpose(0, 1)
 

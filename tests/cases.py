@@ -14,6 +14,7 @@ from torch._prims_common import suggest_memory_format
 from equifast.groups import Group, as_group
 from equifast.representations import SIZES as REPRESENTATIONS
 from equifast.representations import channel_action
+from equifast.transform_set import Transforms, TransformSet, as_transforms
 
 from .backend import DEVICE, NAME, TRITON_COMPILES, by_backend
 
@@ -21,6 +22,14 @@ GROUPS = [as_group(f"C{n}") for n in range(1, 13)] + [as_group(f"D{n}") for n in
 
 #: One of each kind: nothing to do, flips alone, exact, half turns exact, nothing exact, mixed, with and without flips.
 KINDS = [as_group(name) for name in ("C1", "C4", "C5", "C6", "C8", "D1", "D3", "D4", "D8")]
+
+#: Sets of maps that are no group: rotations, exact and not; maps that stretch; a shear; maps that shrink much.
+SETS = [
+    TransformSet(angles=(0, 20, 90, 110, 201.5), flips=True),
+    TransformSet(scales=(1, 0.6, (1.5, 0.7)), angles=(0, 180)),
+    TransformSet(matrices=[[[1, 0.4], [0.2, 0.9]]], angles=(0, 90)),
+    TransformSet(scales=(3, (8, 0.125)), angles=(0, 33)),
+]
 
 #: Square and not, odd and even, around the vector widths, with more rows than a band or a part holds, unevenly.
 SHAPES = [(1, 1), (1, 6), (5, 1), (2, 3), (7, 7), (16, 16), (17, 33), (32, 32), (20, 15), (47, 47), (131, 33)]
@@ -38,6 +47,7 @@ LARGE = ["C36", "D20"]
 
 #: Shapes on which a transposed resampling differs in kind: on narrow images, long rays end on the edges.
 TRANSPOSES = [("D4", (4, 4)), ("C8", (5, 5)), ("C3", (4, 6)), ("C5", (1, 4)), ("C6", (7, 2))]
+TRANSPOSES += [(SETS[1], (5, 5)), (SETS[2], (4, 7)), (SETS[3], (6, 6)), (SETS[3], (1, 5))]
 TRANSPOSES += by_backend([("C8", (33, 20))], [], emulation=[("C8", (33, 20))])
 EXACT = {"rtol": 0.0, "atol": 0.0}
 PADDING_MODES = ["border", "zeros"]
@@ -67,22 +77,22 @@ def rand(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
     return (values * 2 - 1).to(DEVICE, dtype)
 
 
-def ids(group: Group | str, batch: int, seed: int = 0) -> Tensor:
+def ids(group: Transforms | str, batch: int, seed: int = 0) -> Tensor:
     """A random element for each of a batch."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randint(as_group(group).order, (batch,), generator=generator, device="cpu").to(DEVICE)
+    return torch.randint(as_transforms(group).order, (batch,), generator=generator, device="cpu").to(DEVICE)
 
 
-def every(group: Group | str) -> Tensor:
+def every(group: Transforms | str) -> Tensor:
     """Each element once."""
-    return torch.arange(as_group(group).order, device=DEVICE)
+    return torch.arange(as_transforms(group).order, device=DEVICE)
 
 
 def action(
-    group: Group | str, representation: str = "trivial", padding_mode: str = "border", adjoint=False, inverse=True
+    group: Transforms | str, representation: str = "trivial", padding_mode: str = "border", adjoint=False, inverse=True
 ) -> tuple:
     """What the ops `orbit`, `act` and `orbit_average` take after their tensors."""
-    group = as_group(group)
+    group = as_transforms(group)
     channels = map(list, channel_action(group, representation, inverse=inverse))
     return list(group.action_table(inverse=inverse)), *channels, padding_mode, adjoint
 
@@ -145,14 +155,14 @@ def assert_near_overall(actual: Tensor, expected: Tensor, scale: float = 1.0, ab
     )
 
 
-def is_exact(group: Group | str, element: int, shape: tuple[int, int]) -> bool:
+def is_exact(group: Transforms | str, element: int, shape: tuple[int, int]) -> bool:
     """Whether an element maps a pixel grid of that shape onto itself."""
-    a, b, c, d = (abs(v) for v in as_group(group).matrix(element))
+    a, b, c, d = (abs(v) for v in as_transforms(group).matrix(element))
     return (a, b, c, d) == (1, 0, 0, 1) or (shape[0] == shape[1] and (a, b, c, d) == (0, 1, 1, 0))
 
 
-def exact_elements(group: Group | str, shape: tuple[int, int]) -> list[int]:
-    return [e for e in range(as_group(group).order) if is_exact(group, e, shape)]
+def exact_elements(group: Transforms | str, shape: tuple[int, int]) -> list[int]:
+    return [e for e in range(as_transforms(group).order) if is_exact(group, e, shape)]
 
 
 class Problem(NamedTuple):

@@ -324,3 +324,44 @@ def test_the_report_of_the_gate(example, tmp_path):
     assert "pictures: 10 %; noise: 95 %" in report and "∞ (the network alone)" in report
     gate.draw(tmp_path / "gate.png", [0, 1, 2], [70, 79, 80], [70, 68, 60])
     assert (tmp_path / "gate.png").stat().st_size > 1000
+
+
+def test_candidates_are_found_again(example, tmp_path):
+    """By a network whose confidence is how much its image is like the original one; and the report of it."""
+    candidates = example("candidates")
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 24), torch.linspace(-1, 1, 24), indexing="ij")
+    blob = torch.exp(-8 * (x - 0.1) ** 2 - 14 * (y + 0.15) ** 2)
+    images = (
+        255
+        * torch.stack([blob, blob.mT, blob * (x + 1)]).expand(3, 3, 24, 24)
+        / torch.tensor([1.0, 2, 1.5])[:, None, None, None]
+    )
+    originals = images.flatten(1)
+
+    class Likeness(torch.nn.Module):
+        def forward(self, rows):
+            distance = torch.cdist(rows.flatten(1), originals).amin(1, keepdim=True)
+            return torch.cat((10 / (1 + distance), torch.zeros(len(rows), 1)), 1)
+
+    forms = candidates.found(Likeness(), images)
+    for view, form in enumerate(forms):
+        inverse = equifast.act(candidates.seen(images, view), form.element, group=candidates.CANDIDATES, inverse=True)
+        torch.testing.assert_close(form.image, inverse)
+        if view in (0, 2):  # permutations lose nothing
+            assert (form.element == view).all() and torch.equal(form.image, images)
+    right = torch.tensor([[True, False]]).expand(3, 2)
+    runs = candidates.measured(forms, right)
+    assert [run["view found"] for run in runs][0] == 100 and [run["view"] for run in runs] == list(candidates.VIEWS)
+    report = candidates.text({"photographs": 3, "runs": runs})
+    assert "3 photographs in each view" in report and "| mean" in report
+    candidates.draw(tmp_path / "candidates.png", images[[0, 1, 2] * 5], [_of_more(form) for form in forms], runs)
+    assert (tmp_path / "candidates.png").stat().st_size > 1000
+    assert forms[2].element[candidates.shown(forms)[1]] == 2
+
+
+def _of_more(form):
+    """The same form of five times as many pictures."""
+    many = {
+        name: getattr(form, name).repeat(5, *[1] * (getattr(form, name).dim() - 1)) for name in ("image", "element")
+    }
+    return equifast.CanonicalForm(**many, activations=None, probabilities=None, vectors=None, group=form.group)

@@ -1,4 +1,4 @@
-// The action of a group on images of one size, from the arguments of a torch op.
+// The action of a group, or of a list of linear maps, on images of one size, from the arguments of a torch op.
 #pragma once
 
 #include <cstdint>

@@ -115,7 +115,7 @@ def _group(network: Any, name: str | None) -> Group:
     if name is None:
         if own is None:
             raise ValueError("--group: needed, unless the network is a Canonicalizer or an EquivariantNetwork")
-        return own
+        return as_group(own)
     group = as_group(name)
     if own is not None and own != group:
         raise ValueError(f"--group: the network is made for {own}, got {group}")

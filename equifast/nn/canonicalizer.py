@@ -15,8 +15,9 @@ from ..canonical_form import CanonicalForm
 from ..canonicalize import canonicalize
 from ..compiler import is_exporting
 from ..estimators import ESTIMATORS, SURROGATES, check_gate
-from ..groups import Group, as_group
+from ..groups import as_group
 from ..orbit_vectors import NETWORK_DTYPES
+from ..transform_set import Transforms, as_transforms
 from . import saving
 from .crop_resize import CropResize
 
@@ -30,7 +31,7 @@ class Canonicalizer(nn.Module):
 
     Args:
         network: (N, C, h, w) → (N, d); a module, or any callable.
-        group: such as ``"C4"``.
+        group: such as ``"C4"``, or a `TransformSet`.
         vector_size: d. By default the length of ``reference``, else the network's ``out_vector_size``, else the length
             of the first vectors; until these are there, the reference is uninitialized, as in torch's lazy modules.
         reference: the initial vector (d,); by default it is drawn from a normal distribution.
@@ -48,7 +49,7 @@ class Canonicalizer(nn.Module):
     def __init__(
         self,
         network: Callable[[Tensor], Tensor],
-        group: Group | str,
+        group: Transforms | str,
         *,
         vector_size: int | None = None,
         reference: Tensor | None = None,
@@ -74,7 +75,7 @@ class Canonicalizer(nn.Module):
                 raise ValueError("preprocess: expected None with crop or resize, which stand in its place")
             preprocess = CropResize(crop, resize)
         self.network = network
-        self.group = as_group(group)
+        self.group = as_group(group) if estimator == "angle" else as_transforms(group)
         self.beta = beta
         self.similarity = similarity
         self.preprocess = preprocess

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import checks, lazy_orbit
-from ..groups import Group, as_group
 from ..orbit_vectors import orbit_maker
+from ..transform_set import Transforms, as_transforms
 
 
 class FusedNetwork(nn.Module):
@@ -19,12 +19,12 @@ class FusedNetwork(nn.Module):
     than a convolution reads the orbit, the whole orbit is made, and the results are the same.
     """
 
-    def __init__(self, network: Callable[[Tensor], Any], group: Group | str, padding_mode: str = "border") -> None:
+    def __init__(self, network: Callable[[Tensor], Any], group: Transforms | str, padding_mode: str = "border") -> None:
         super().__init__()
         checks.padding_mode(padding_mode)
         self.network = network
         self.training = getattr(network, "training", True)
-        self.orbit_group = as_group(group)
+        self.orbit_group = as_transforms(group)
         self.padding_mode = padding_mode
 
     def forward(self, x: Tensor) -> Any:
@@ -36,7 +36,7 @@ class FusedNetwork(nn.Module):
 
 
 def fuse_first_layer(
-    network: Callable[[Tensor], Any], group: Group | str, *, padding_mode: str = "border"
+    network: Callable[[Tensor], Any], group: Transforms | str, *, padding_mode: str = "border"
 ) -> FusedNetwork:
     """A module that equals ``network(orbit(x, group))`` but makes the orbit within the network's first convolution.
 

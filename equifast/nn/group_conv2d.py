@@ -43,6 +43,9 @@ class LiftConv2d(OrbitConv2d):
     Arguments, attributes and errors are those of `OrbitConv2d`.
     """
 
+    group: Group
+    _transforms = staticmethod(as_group)
+
     def forward(self, x: Tensor) -> Tensor:
         checks.images("x", x)
         return super().forward(x if self.group.permutes(*x.shape[2:]) else within_disc(x))
@@ -91,6 +94,9 @@ class GroupConv2d(OrbitConv2d):
     Raises:
         ValueError: for an unknown group or padding_mode, or rows that are not E·B.
     """
+
+    group: Group
+    _transforms = staticmethod(as_group)
 
     def __init__(
         self,

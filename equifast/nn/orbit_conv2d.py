@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from .. import checks, ops
-from ..groups import Group, as_group
+from ..transform_set import Transforms, as_transforms
 from .folding import folded, is_foldable, run
 from .plain import activation_name, has_hooks, needs_grad
 
@@ -48,7 +50,7 @@ class OrbitConv2d(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: Size,
-        group: Group | str,
+        group: Transforms | str,
         *,
         stride: Size = 1,
         padding: Size | str = 0,
@@ -66,7 +68,7 @@ class OrbitConv2d(nn.Module):
     def from_conv(
         cls,
         conv: nn.Conv2d,
-        group: Group | str,
+        group: Transforms | str,
         *,
         norm: nn.Module | None = None,
         activation: nn.Module | None = None,
@@ -91,7 +93,7 @@ class OrbitConv2d(nn.Module):
     def _adopt(
         self,
         conv: nn.Conv2d,
-        group: Group | str,
+        group: Transforms | str,
         norm: nn.Module | None,
         activation: nn.Module | None,
         padding_mode: str,
@@ -102,10 +104,13 @@ class OrbitConv2d(nn.Module):
         self.weight: Tensor
         self.bias: Tensor | None
         self.stride, self.padding, self.dilation = sizes_of(conv)
-        self.group = as_group(group)
+        self.group = self._transforms(group)
         self.norm = norm
         self.activation = activation
         self.padding_mode = padding_mode
+
+    # What a layer takes as its group. Those that compose elements refuse a set.
+    _transforms: Callable[[Transforms | str], Transforms] = staticmethod(as_transforms)
 
     # New values for weight and bias, drawn as those of a new `torch.nn.Conv2d`. Its method needs no more of ``self``.
     reset_parameters = nn.Conv2d.reset_parameters

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .. import checks, ops
-from ..groups import Group, as_group
 from ..layers import ACTIVATIONS
+from ..transform_set import Transforms, as_transforms
 from .orbit_conv2d import Size, sizes_of
 
 
@@ -32,7 +32,7 @@ class PooledOrbitConv2d(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: Size,
-        group: Group | str,
+        group: Transforms | str,
         *,
         stride: Size = 1,
         padding: Size | str = 0,
@@ -48,7 +48,7 @@ class PooledOrbitConv2d(nn.Module):
         self.weight, self.bias = conv.weight, conv.bias
         self.stride, self.padding, self.dilation = sizes_of(conv)
         self.activation = activation
-        self.orbit_group = as_group(group)
+        self.orbit_group = as_transforms(group)
         self.padding_mode = padding_mode
 
     # New values for weight and bias, drawn as those of a new `torch.nn.Conv2d`. Its method needs no more of ``self``.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import averaging, checks
 from ..canonical_form import CanonicalForm
-from ..groups import Group, as_group
+from ..transform_set import Transforms, as_transforms
 
 
 class Symmetrized(nn.Module):
@@ -18,7 +18,7 @@ class Symmetrized(nn.Module):
     def __init__(
         self,
         model: Callable[[Tensor], Tensor],
-        group: Group | str,
+        group: Transforms | str,
         *,
         canonicalizer: Callable[[Tensor], CanonicalForm] | None = None,
         top_k: int | None = None,
@@ -30,7 +30,7 @@ class Symmetrized(nn.Module):
         if not callable(model):
             raise TypeError(f"model: expected a callable, got {type(model).__name__}")
         checks.padding_mode(padding_mode)
-        self.group = as_group(group)
+        self.group = as_transforms(group)
         self.weights = weights or ("equal" if canonicalizer is None else "probabilities")
         self.top_k = averaging.check_options(self.group, top_k, self.weights, representation)
         if canonicalizer is None and (self.top_k < self.group.order or self.weights != "equal"):
@@ -58,7 +58,7 @@ class Symmetrized(nn.Module):
 
 def symmetrize(
     model: Callable[[Tensor], Tensor],
-    group: Group | str,
+    group: Transforms | str,
     *,
     canonicalizer: Callable[[Tensor], CanonicalForm] | None = None,
     top_k: int | None = None,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..groups import Group
+from ..transform_set import Transforms
 from .canonicalizer import Canonicalizer
 from .orbit_conv2d import Size
 from .orbit_conv2d_pool import PooledOrbitConv2d
@@ -45,7 +45,7 @@ class TinyCanonicalizer(Canonicalizer):
     def __init__(
         self,
         in_channels: int,
-        group: Group | str,
+        group: Transforms | str,
         *,
         channels: int = 64,
         kernel_size: Size = 7,

@@ -12,8 +12,8 @@ from torch.nn.modules.utils import _pair
 
 from .. import checks
 from ..geometry import order_of
-from ..groups import as_group
 from ..layers import ACTIVATIONS, output_size
+from ..transform_set import as_transforms
 
 
 def layer_options(x, weight, bias, group, stride, padding, dilation, padding_mode, activation) -> tuple:
@@ -38,7 +38,7 @@ def layer_options(x, weight, bias, group, stride, padding, dilation, padding_mod
             raise ValueError(f"padding: expected less than 2³¹ rows and columns with it, got {p} and {axis} = {size}")
         if size + 2 * p < d * (k - 1) + 1:
             raise ValueError(f"x: expected {axis} of at least {d * (k - 1) + 1 - 2 * p} for this kernel, got {size}")
-    table = as_group(group).action_table(inverse=True)
+    table = as_transforms(group).action_table(inverse=True)
     return table, stride, padding, dilation, padding_mode, activation
 
 

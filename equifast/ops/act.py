@@ -7,8 +7,8 @@ from torch import Tensor
 
 from .. import checks
 from ..geometry import order_of
-from ..groups import Group, as_group
 from ..representations import channel_action
+from ..transform_set import Transforms, as_transforms
 from . import _resample
 from .registry import register
 
@@ -17,7 +17,7 @@ def act(
     x: Tensor,
     element: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     inverse: bool = False,
     representation: str = "trivial",
     padding_mode: str = "border",
@@ -34,7 +34,7 @@ def act(
     Args:
         x: images or features, float64, float32, float16 or bfloat16, any strides; B may be 0.
         element: int64 ids in [0, E), as `CanonicalForm.element`.
-        group: a ``Group`` or a name such as ``"C4"``.
+        group: a ``Group``, a ``TransformSet`` or a name such as ``"C4"``.
         inverse: act with g⁻¹. That canonicalizes an image, and acting with g undoes it.
         representation: ``"trivial"``; ``"regular"``, blocks of E channels with out[k] = in[g⁻¹k]; ``"vector"``,
             pairs of channels (x right, y down).
@@ -43,7 +43,7 @@ def act(
     Raises:
         ValueError, TypeError: naming the argument that is off.
     """
-    group = as_group(group)
+    group = as_transforms(group)
     checks.images("x", x)
     checks.elements("element", element, x.shape[0], group.order)
     checks.same_device(x=x, element=element)

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from .. import checks, reference
 from ..dtypes import accumulate_dtype
-from ..groups import CyclicGroup, Group, as_group
+from ..groups import CyclicGroup
+from ..transform_set import Transforms, as_transforms
 from ._rows import by_element
 from .registry import no_double_backward, register
 
 
-def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = False) -> Tensor:
+def contrastive_loss(vectors: Tensor, *, group: Transforms | str, normalize: bool = False) -> Tensor:
     """Mean over (B, E, E) of |⟨v_e, v_h⟩|·[e ≠ h], a scalar.
 
     Equivalent to: ``v = vectors.view(E, B, d).transpose(0, 1)``; ``((v @ v.mT) * (1 - torch.eye(E))).abs().mean()``,
@@ -20,7 +21,7 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = F
 
     Args:
         vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides; NaN if B = 0.
-        group: a ``Group`` or a name such as ``"C4"``.
+        group: a ``Group``, a ``TransformSet`` or a name such as ``"C4"``.
         normalize: compare unit vectors, so that shrinking the vectors does not lower the loss.
 
     Raises:
@@ -28,7 +29,7 @@ def contrastive_loss(vectors: Tensor, *, group: Group | str, normalize: bool = F
 
     Source: EquiOptAdapt (arXiv 2405.14089), as its authors code it.
     """
-    order = as_group(group).order
+    order = as_transforms(group).order
     checks.vectors("vectors", vectors, order)
     return torch.ops.equifast.contrastive_loss(vectors, order, normalize)[0]
 

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from .. import checks
 from ..geometry import order_of
-from ..groups import Group, as_group
+from ..transform_set import Transforms, as_transforms
 from . import _resample
 from ._rows import by_element
 from .registry import register
 
 
-def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Tensor:
+def orbit(x: Tensor, group: Transforms | str, *, padding_mode: str = "border") -> Tensor:
     """Every g_e⁻¹·x, element-major: (B, C, H, W) → (E·B, C, H, W), row e·B + b.
 
     Elements that map the pixel grid onto itself (90° multiples and flips of square images, 180° and flips of any) are
@@ -28,7 +28,7 @@ def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Ten
 
     Args:
         x: images, float64, float32, float16 or bfloat16, any strides; B may be 0.
-        group: a ``Group`` or a name such as ``"C4"`` or ``"D8"``.
+        group: a ``Group``, a ``TransformSet`` or a name such as ``"C4"`` or ``"D8"``.
         padding_mode: outside the image, ``"border"`` repeats its edge, ``"zeros"`` is 0.
 
     Raises:
@@ -38,7 +38,7 @@ def orbit(x: Tensor, group: Group | str, *, padding_mode: str = "border") -> Ten
     """
     checks.images("x", x)
     checks.padding_mode(padding_mode)
-    table = as_group(group).action_table(inverse=True)
+    table = as_transforms(group).action_table(inverse=True)
     return torch.ops.equifast.orbit(x, None, table, [], [], padding_mode, False)
 
 

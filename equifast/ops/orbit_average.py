@@ -8,8 +8,8 @@ from torch import Tensor
 from .. import checks
 from ..dtypes import accumulate_dtype
 from ..geometry import order_of
-from ..groups import Group, as_group
 from ..representations import channel_action
+from ..transform_set import Transforms, as_transforms
 from . import _resample
 from ._rows import by_element
 from .registry import register
@@ -19,7 +19,7 @@ def orbit_average(
     y: Tensor,
     weights: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     representation: str = "trivial",
     padding_mode: str = "border",
 ) -> Tensor:
@@ -37,7 +37,7 @@ def orbit_average(
     Raises:
         ValueError, TypeError: naming the argument that is off.
     """
-    group = as_group(group)
+    group = as_transforms(group)
     checks.images("y", y)
     checks.orbit_rows("y", y, group.order)
     checks.padding_mode(padding_mode)

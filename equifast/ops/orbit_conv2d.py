@@ -9,8 +9,8 @@ from torch._prims_common import suggest_memory_format
 
 from ..backends import selection
 from ..geometry import ROW, order_of
-from ..groups import Group
 from ..layers import ACTIVATION_GRADIENTS, ACTIVATIONS, activated
+from ..transform_set import Transforms
 from . import _half_turns
 from ._convolution import conv2d, conv2d_backward
 from ._layers import in_one_order, layer_options, new_gradients, new_output, output_format
@@ -28,7 +28,7 @@ def orbit_conv2d(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    group: Group | str,
+    group: Transforms | str,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] | str = 0,
     dilation: int | tuple[int, int] = 1,
@@ -43,7 +43,7 @@ def orbit_conv2d(
     Args:
         x: images, float64, float32, float16 or bfloat16, any strides; B may be 0.
         weight: (C_out, C, kH, kW), of the dtype of x; bias: (C_out,) or None.
-        group: a ``Group`` or a name such as ``"C4"``.
+        group: a ``Group``, a ``TransformSet`` or a name such as ``"C4"``.
         stride, padding, dilation: as ``F.conv2d``; padding is with zeros, and may be ``"same"`` or ``"valid"``.
         padding_mode: outside the image that is rotated, as `orbit`.
         activation: ``"relu"``, ``"gelu"`` or ``"silu"``, applied in the same pass. Backward then convolves again.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..geometry import order_of
-from ..groups import Group
 from ..layers import ACTIVATION_GRADIENTS
+from ..transform_set import Transforms
 from ._layers import in_one_order, layer_options, new_gradients, new_output
 from ._rows import by_element
 from .registry import no_double_backward, register
@@ -21,7 +21,7 @@ def orbit_conv2d_pool(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    group: Group | str,
+    group: Transforms | str,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] | str = 0,
     dilation: int | tuple[int, int] = 1,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import checks
 from ..choice import OrbitScores
-from ..groups import Group, as_group
+from ..transform_set import Transforms, as_transforms
 from .registry import register
 
 
@@ -18,7 +18,7 @@ def orbit_linear_scores(
     bias: Tensor | None,
     reference: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     beta: float = 1.0,
     similarity: str = "cosine",
 ) -> OrbitScores:
@@ -32,7 +32,7 @@ def orbit_linear_scores(
         features: (E·B, f), element-major, float64, float32, float16 or bfloat16, any strides; B may be 0.
         weight: (d, f), of the dtype of ``features``; bias: (d,) or None, likewise.
         reference: (d,), likewise.
-        group: a ``Group`` or a name such as ``"C4"``.
+        group: a ``Group``, a ``TransformSet`` or a name such as ``"C4"``.
         beta: inverse temperature of the softmax.
         similarity: ``"cosine"`` or ``"dot"``.
 
@@ -47,7 +47,7 @@ def orbit_linear_scores(
 
     Source: EquiOptAdapt (arXiv 2405.14089).
     """
-    order = as_group(group).order
+    order = as_transforms(group).order
     checks.vectors("features", features, order, "f")
     checks.tensor("weight", weight)
     if weight.dim() != 2 or weight.shape[1] != features.shape[1]:

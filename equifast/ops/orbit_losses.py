@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import checks
 from ..choice import OrbitLosses, logits
 from ..dtypes import accumulate_dtype
-from ..groups import Group, as_group
+from ..transform_set import Transforms, as_transforms
 from .registry import no_double_backward, register
 
 
@@ -17,7 +17,7 @@ def orbit_losses(
     vectors: Tensor,
     reference: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     target: Tensor | None = None,
     beta: float = 1.0,
     prior_beta: float | None = None,
@@ -35,7 +35,7 @@ def orbit_losses(
         vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides. With B = 0
             both losses are NaN.
         reference: (d,), of the dtype of ``vectors``.
-        group: a ``Group`` or a name such as ``"C4"``.
+        group: a ``Group``, a ``TransformSet`` or a name such as ``"C4"``.
         target: ids (B,) int64, one a sample, that the prior loss prefers. The default is the identity.
         beta: inverse temperature of the probabilities.
         prior_beta: a factor on the activations in the prior loss. The default is 1.
@@ -51,7 +51,7 @@ def orbit_losses(
 
     Source: EquiOptAdapt (arXiv 2405.14089).
     """
-    order = as_group(group).order
+    order = as_transforms(group).order
     checks.vectors("vectors", vectors, order)
     checks.vector("reference", reference, vectors.shape[1])
     if target is not None:

@@ -8,7 +8,8 @@ from torch import Tensor
 from .. import checks, reference
 from ..choice import OrbitScores
 from ..dtypes import accumulate_dtype
-from ..groups import CyclicGroup, Group, as_group
+from ..groups import CyclicGroup
+from ..transform_set import Transforms, as_transforms
 from ._rows import by_element
 from .registry import no_double_backward, register
 
@@ -17,7 +18,7 @@ def orbit_scores(
     vectors: Tensor,
     reference: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     beta: float = 1.0,
     similarity: str = "cosine",
 ) -> OrbitScores:
@@ -34,7 +35,7 @@ def orbit_scores(
     Args:
         vectors: (E·B, d), element-major, float64, float32, float16 or bfloat16, any strides; B may be 0.
         reference: (d,), of the dtype of ``vectors``.
-        group: a ``Group`` or a name such as ``"C4"``.
+        group: a ``Group``, a ``TransformSet`` or a name such as ``"C4"``.
         beta: inverse temperature of the softmax.
         similarity: ``"cosine"`` or ``"dot"``.
 
@@ -46,7 +47,7 @@ def orbit_scores(
 
     Source: EquiOptAdapt (arXiv 2405.14089).
     """
-    order = as_group(group).order
+    order = as_transforms(group).order
     checks.vectors("vectors", vectors, order)
     checks.vector("reference", reference, vectors.shape[1])
     checks.same_device(vectors=vectors, reference=reference)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .. import checks
 from ..dtypes import accumulate_dtype
-from ..groups import Group
+from ..geometry import matrices_of
+from ..transform_set import Transforms
 from ._entries import Check, Targets, check_targets, is_tv_tensor, like, plain
 
 
@@ -25,16 +26,19 @@ class Motion(NamedTuple):
         return products(self.matrix, points).sum(-1) + self.shift
 
 
-def motion(group: Group, element: Tensor, size: tuple[int, int], *, pixel: int, inverse: bool, like: Tensor) -> Motion:
+def motion(
+    group: Transforms, element: Tensor, size: tuple[int, int], *, pixel: int, inverse: bool, like: Tensor
+) -> Motion:
     """The motion of g, or of g⁻¹ if ``inverse``, about the centre of the image, for the ids ``element`` (B,).
 
     The centre is ((W − 1)/2, (H − 1)/2) if coordinates name pixels (``pixel=1``), and (W/2, H/2) if they name the edges
     between pixels (``pixel=0``).
     """
     height, width = size
-    acting = (group.inverse(e) if inverse else e for e in range(group.order))
+    # A member made with ``inverse`` reads at g itself, the other one at g⁻¹.
+    matrices = matrices_of(group.action_table(inverse=not inverse))
     # Made on the CPU, since some devices have no float64. In float64 the shift of an exact element is exact.
-    matrix = torch.tensor([group.matrix(g) for g in acting], dtype=torch.float64).unflatten(1, (2, 2))
+    matrix = torch.tensor(matrices, dtype=torch.float64).unflatten(1, (2, 2))
     centre = matrix.new_tensor(((width - pixel) / 2, (height - pixel) / 2))
     shift = centre - (matrix * centre).sum(-1)
     table = torch.cat((matrix, shift[..., None]), -1).to(like.device, like.dtype)

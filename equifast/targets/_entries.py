@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from .. import checks
-from ..groups import Group, as_group
+from ..transform_set import Transforms, as_transforms
 
 #: One tensor for the batch, or a list with one tensor for each image. The moved targets come in the same form.
 Targets = TypeVar("Targets", Tensor, Sequence[Tensor])
@@ -19,9 +19,9 @@ Targets = TypeVar("Targets", Tensor, Sequence[Tensor])
 Check = Callable[[str, Tensor, "int | None"], None]
 
 
-def check_action(group: Group | str, element: Tensor) -> Group:
+def check_action(group: Transforms | str, element: Tensor) -> Transforms:
     """Check the group and the ids, and return the group."""
-    group = as_group(group)
+    group = as_transforms(group)
     checks.tensor("element", element)
     checks.elements("element", element, element.numel(), group.order)
     return group

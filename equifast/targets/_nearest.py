@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..geometry import STEPS
-from ..groups import Group
+from ..geometry import STEPS, matrices_of, rows
+from ..transform_set import Transforms
 
 #: log2 of the steps in a pixel. As for interpolation (`geometry.STEPS`), positions are whole numbers of steps. So a
 #: position that is halfway between two pixels is so on every machine.
@@ -31,7 +31,7 @@ class Sources(NamedTuple):
         return Sources(self.pixel[images], self.inside[images])
 
 
-def nearest_pixels(element: Tensor, group: Group, inverse: bool, height: int, width: int) -> Sources:
+def nearest_pixels(element: Tensor, group: Transforms, inverse: bool, height: int, width: int) -> Sources:
     """For each pixel of ``g·x``, or of ``g⁻¹·x`` if ``inverse``, the nearest pixel of x; ``element`` has ids (B,).
 
     A position halfway between two pixels takes the one farther from the centre. On the middle line between the two
@@ -42,9 +42,9 @@ def nearest_pixels(element: Tensor, group: Group, inverse: bool, height: int, wi
     shared = group.order < element.shape[0]
     ids = torch.arange(group.order, device=element.device) if shared else element
     # An output pixel reads the source at its own position, moved by the inverse of the action.
-    inverses = [e if inverse else group.inverse(e) for e in range(group.order)]
+    table = group.action_table(inverse=inverse)
     # Made on the CPU, since some devices have no float64.
-    matrix = torch.tensor([group.matrix(g) for g in inverses], dtype=torch.float64)  # [E, 4], row-major
+    matrix = torch.tensor(matrices_of(table), dtype=torch.float64)  # [E, 4], row-major
     offsets = [torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in (width, height)]
     # Four tables [E, W or H], in steps from the centre. Each product is rounded, so sums are symmetric about it.
     steps = [(matrix[:, k, None] * offsets[k % 2] * STEPS).round().long() for k in range(4)]
@@ -52,7 +52,9 @@ def nearest_pixels(element: Tensor, group: Group, inverse: bool, height: int, wi
     x = x_by_column[:, None, :] + x_by_row[:, :, None]  # [B, H, W]
     y = y_by_column[:, None, :] + y_by_row[:, :, None]
     # [B, 1, 1]: 1 for rotations, −1 for reflections.
-    orientation = torch.tensor([1 - 2 * group.split(g)[1] for g in inverses], device=element.device)[ids, None, None]
+    orientation = torch.tensor([-1 if code >= 4 else 1 for code, _ in rows(table)], device=element.device)[
+        ids, None, None
+    ]
     column = _outwards(x, torch.where(x == 0, orientation * y, x) < 0, width)
     row = _outwards(y, torch.where(y == 0, -orientation * x, y) < 0, height)
     edge_column, edge_row = column.clamp(0, width - 1), row.clamp(0, height - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,23 +10,26 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..geometry import Matrix, matrices_of, stretch
 from ..groups import Group
+from ..transform_set import Transforms
 from ._coordinates import Motion, check_numbers, motion, move_coordinates, products
 from ._entries import Targets, check_action, is_tv_tensor
 
 
 class AngleMap(NamedTuple):
-    """How the angle r of a rotated box changes: it becomes ``sign·r + degrees``."""
+    """How a rotated box changes: its angle r becomes ``sign·r + degrees``, and its sides grow by ``scale``."""
 
     sign: Tensor  # (B, 1), 1 for rotations, −1 for reflections
     degrees: Tensor  # (B, 1), counter-clockwise as displayed
+    scale: Tensor  # (B, 1), 1 for elements of a group
 
 
 def act_boxes(
     boxes: Targets,
     element: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     size: tuple[int, int],
     inverse: bool = False,
 ) -> Targets:
@@ -39,6 +43,7 @@ def act_boxes(
 
     A ``tv_tensors.BoundingBoxes`` keeps its class, its format and its ``canvas_size``. XYWH and CXCYWH become the hull
     in the same format. The rotated formats XYWHR, CXCYWHR and XYXYXYXY move rigidly: their sides keep their lengths,
+    or grow with the image where a `TransformSet` scales it both ways alike; maps that stretch or shear are refused;
     and after a reflection the corner that was the top right is the top left. Angles are in degrees, counter-clockwise
     as displayed, and those within [−180, 180] stay within.
 
@@ -46,7 +51,7 @@ def act_boxes(
         boxes: (B, N, 4), or a list with one tensor (N_i, 4) for each of B images. In pixels, from edge to edge.
             float64, float32, float16 and bfloat16 are returned in the same dtype, integers in float32.
         element: int64 ids (B,) in [0, E), as `CanonicalForm.element`.
-        group: a ``Group`` or a name such as ``"C4"``.
+        group: a ``Group``, a ``TransformSet`` or a name such as ``"C4"``.
         size: ``(H, W)`` of the images, which ``canvas_size`` of a ``BoundingBoxes`` has to equal.
         inverse: act with g⁻¹, as canonicalizing an image does.
 
@@ -90,14 +95,26 @@ def _columns(name: str, boxes: Tensor) -> int:
     return COLUMNS[box_format]
 
 
-def _angle_map(group: Group, element: Tensor, inverse: bool, like: Tensor) -> AngleMap:
+def _angle_map(group: Transforms, element: Tensor, inverse: bool, like: Tensor) -> AngleMap:
     """What g, or g⁻¹ if ``inverse``, does to the angles of boxes, for the ids ``element`` (B,)."""
-    rows = []
-    for e in range(group.order):
-        rotation, reflection = group.split(group.inverse(e) if inverse else e)
-        rows.append((1 - 2 * reflection, 360 * rotation / group.n))
-    sign, degrees = like.new_tensor(rows)[element].unsqueeze(-1).unbind(1)
-    return AngleMap(sign, degrees)
+    rows: list[tuple[float, float, float]] = []
+    for e, matrix in enumerate(matrices_of(group.action_table(inverse=not inverse))):
+        if isinstance(group, Group):
+            rotation, reflection = group.split(group.inverse(e) if inverse else e)
+            rows.append((1 - 2 * reflection, 360 * rotation / group.n, 1))
+        else:
+            rows.append(_similarity(matrix, f"map {e} of a {group}"))
+    sign, degrees, scale = like.new_tensor(rows)[element].unsqueeze(-1).unbind(1)
+    return AngleMap(sign, degrees, scale)
+
+
+def _similarity(matrix: Matrix, name: str) -> tuple[float, float, float]:
+    """The sign, the degrees and the scale of a matrix that keeps right angles, by `AngleMap`."""
+    least, most = stretch(matrix)
+    if most - least > 1e-9 * most:
+        raise ValueError(f"boxes: a rotated box stays one under maps that keep right angles, but {name} doesn't")
+    sign = 1 if matrix[0] * matrix[3] > matrix[1] * matrix[2] else -1
+    return sign, math.degrees(math.atan2(matrix[1], matrix[3])), (least + most) / 2
 
 
 def _xyxy(position: Motion, boxes: Tensor) -> Tensor:
@@ -125,14 +142,21 @@ def _xyxyxyxy(position: Motion, boxes: Tensor, angle_map: AngleMap) -> Tensor:
 
 
 def _cxcywhr(position: Motion, boxes: Tensor, angle_map: AngleMap) -> Tensor:
-    return torch.cat((position.points(boxes[..., :2]), boxes[..., 2:4], _moved_angle(boxes, angle_map)), -1)
+    sides = _moved_sides(boxes, angle_map)
+    return torch.cat((position.points(boxes[..., :2]), sides, _moved_angle(boxes, angle_map)), -1)
 
 
 def _xywhr(position: Motion, boxes: Tensor, angle_map: AngleMap) -> Tensor:
     left, width, angle = boxes[..., :2], boxes[..., 2:3], boxes[..., 4:].deg2rad()
     right = left + width * torch.cat((angle.cos(), -angle.sin()), -1)
     corner = torch.where(angle_map.sign[..., None] < 0, right, left)
-    return torch.cat((position.points(corner), boxes[..., 2:4], _moved_angle(boxes, angle_map)), -1)
+    sides = _moved_sides(boxes, angle_map)
+    return torch.cat((position.points(corner), sides, _moved_angle(boxes, angle_map)), -1)
+
+
+def _moved_sides(boxes: Tensor, angle_map: AngleMap) -> Tensor:
+    """Width and height of the moved boxes (B, N, 2)."""
+    return boxes[..., 2:4] * angle_map.scale[..., None]
 
 
 def _moved_angle(boxes: Tensor, angle_map: AngleMap) -> Tensor:

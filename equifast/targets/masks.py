@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import checks, ops
 from ..dtypes import DTYPES, accumulate_dtype
-from ..groups import Group
+from ..transform_set import Transforms
 from ._entries import Targets, check_action, check_targets, like, plain
 from ._nearest import INTEGERS, nearest_pixels, take
 
@@ -16,7 +16,7 @@ def act_masks(
     masks: Targets,
     element: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     inverse: bool = False,
     padding_mode: str = "zeros",
     fill: float = 0,
@@ -40,7 +40,7 @@ def act_masks(
             (H, W). bool, any integer type, float64, float32, float16 or bfloat16; every entry keeps its own dtype.
             A ``tv_tensors.Mask`` stays one.
         element: int64 ids (B,) in [0, E), as `CanonicalForm.element`.
-        group: a ``Group`` or a name such as ``"C4"``.
+        group: a ``Group``, a ``TransformSet`` or a name such as ``"C4"``.
         inverse: act with g⁻¹, as canonicalizing an image does.
         padding_mode: "zeros" has ``fill`` beyond the edge of a mask, "border" repeats its edge. Unlike that of images,
             the default is "zeros": the repeated edge of an object would make it larger than it is.
@@ -113,7 +113,7 @@ def _holds(dtype: torch.dtype, value: float) -> bool:
 
 
 def _interpolated(
-    planes: Tensor, element: Tensor, fill: float, *, group: Group, inverse: bool, padding_mode: str
+    planes: Tensor, element: Tensor, fill: float, *, group: Transforms, inverse: bool, padding_mode: str
 ) -> Tensor:
     """Floating planes (B, N, H, W), moved as `equifast.act` moves images, with ``fill`` beyond the edge."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import checks
-from ..groups import Group
+from ..transform_set import Transforms
 from ._coordinates import check_numbers, motion, move_coordinates
 from ._entries import Targets, check_action
 
@@ -14,7 +14,7 @@ def act_points(
     points: Targets,
     element: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     size: tuple[int, int],
     inverse: bool = False,
 ) -> Targets:
@@ -30,7 +30,7 @@ def act_points(
             such as (N, K, 2) for skeletons, are allowed. In pixels. float64, float32, float16 and bfloat16 are returned
             in the same dtype, integers in float32. A ``tv_tensors.KeyPoints`` stays one.
         element: int64 ids (B,) in [0, E), as `CanonicalForm.element`.
-        group: a ``Group`` or a name such as ``"C4"``.
+        group: a ``Group``, a ``TransformSet`` or a name such as ``"C4"``.
         size: ``(H, W)`` of the images, which ``canvas_size`` of a ``KeyPoints`` has to equal.
         inverse: act with g⁻¹, as canonicalizing an image does.
 

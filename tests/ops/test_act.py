@@ -17,6 +17,7 @@ from ..cases import (
     LARGE,
     LAYOUTS,
     PADDING_MODES,
+    SETS,
     SHAPES,
     TRANSPOSES,
     action,
@@ -67,6 +68,16 @@ def test_every_element(group, representation):
         x = rand(group.order, SIZES[representation](group.order), *shape, dtype=DTYPES[(i + 1) % 4])
         options = {"group": group, "representation": representation, "inverse": i % 3 != 0}
         actual, expected = act(x, every(group), **options), reference.act(x, every(group), **options)
+        assert_acts_alike(actual, expected, representation)
+
+
+@pytest.mark.parametrize("representation", ["trivial", "vector"])
+@pytest.mark.parametrize("transforms", SETS, ids=map(str, range(len(SETS))))
+def test_any_maps(transforms, representation):
+    for i, shape in enumerate(by_backend([(9, 9), (12, 7), (1, 5), (33, 20)], [(5, 5), (3, 6)])):
+        x = rand(transforms.order, 2, *shape, dtype=DTYPES[(i + 1) % 4])
+        options = {"group": transforms, "representation": representation, "inverse": i % 2 == 0}
+        actual, expected = (act_(x, every(transforms), **options) for act_ in (act, reference.act))
         assert_acts_alike(actual, expected, representation)
 
 

@@ -5,6 +5,7 @@ import torch
 
 import equifast
 from equifast import as_group, orbit, reference
+from equifast.transform_set import as_transforms
 
 from ..backend import by_backend, compiled, only, over
 from ..cases import (
@@ -14,6 +15,7 @@ from ..cases import (
     LARGE,
     LAYOUTS,
     PADDING_MODES,
+    SETS,
     SHAPES,
     TRANSPOSES,
     Problem,
@@ -54,6 +56,15 @@ def test_every_group_dtype_and_shape(group, padding_mode):
     for shape, dtype in product_or_turns(SIZES, DTYPES):
         x = rand(batch, channels, *shape, dtype=dtype)
         assert_same(orbit(x, group, padding_mode=padding_mode), reference.orbit(x, group, padding_mode=padding_mode))
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("transforms", SETS, ids=map(str, range(len(SETS))))
+def test_any_maps(transforms):
+    for i, shape in enumerate(by_backend([(9, 9), (12, 7), (1, 5), (33, 20)], [(5, 5), (3, 6)])):
+        for dtype in by_backend(DTYPES, [DTYPES[(i + 1) % 4], DTYPES[-i]]):
+            x, options = rand(2, 3, *shape, dtype=dtype), {"padding_mode": PADDING_MODES[i % 2]}
+            assert_same(orbit(x, transforms, **options), reference.orbit(x, transforms, **options))
 
 
 #: Groups and sides of square images. On the native library, problems are drawn instead.
@@ -188,7 +199,7 @@ def test_the_input_stays_as_it_is():
 def test_the_transpose_is_the_adjoint(group, shape, padding_mode):
     """With weights, against the same sums by index_add."""
     x = rand(2, 2, *shape, dtype=torch.float64)
-    weights = rand(2, as_group(group).order, dtype=torch.float64, seed=1)
+    weights = rand(2, as_transforms(group).order, dtype=torch.float64, seed=1)
     args = x, weights, *action(group, padding_mode=padding_mode, adjoint=True)
     assert_near(call("orbit", *args)[0], eager("orbit", *args)[0])
 

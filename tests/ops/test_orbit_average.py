@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from equifast import act, as_group, orbit, orbit_average, reference
 from equifast.representations import SIZES
+from equifast.transform_set import as_transforms
 
 from ..backend import by_backend, only, over
 from ..cases import (
@@ -15,6 +16,7 @@ from ..cases import (
     LARGE,
     LAYOUTS,
     PADDING_MODES,
+    SETS,
     TRANSPOSES,
     action,
     assert_near,
@@ -46,6 +48,17 @@ def test_orbit_average_is_the_reference(problem, representation, wide_weights):
     out = orbit_average(y, weights, **options)
     assert out.dtype == y.dtype
     assert_near(out, reference.orbit_average(y, weights, **options))
+
+
+@pytest.mark.parametrize("representation", ["trivial", "vector"])
+@pytest.mark.parametrize("transforms", SETS[1:], ids=map(str, range(1, len(SETS))))
+def test_any_maps(transforms, representation):
+    for i, shape in enumerate(by_backend([(9, 9), (12, 7), (1, 5), (33, 20)], [(5, 5), (3, 6)])):
+        y = rand(2 * transforms.order, 2, *shape, dtype=DTYPES[(i + 1) % 4])
+        weights, options = rand(2, transforms.order, dtype=y.dtype, seed=1), {"padding_mode": PADDING_MODES[i % 2]}
+        options |= {"group": transforms, "representation": representation}
+        # A vector grows as its image does, by up to 8.
+        assert_near(orbit_average(y, weights, **options), reference.orbit_average(y, weights, **options), scale=16)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -145,8 +158,8 @@ def test_no_images(group):
 @pytest.mark.parametrize(("group", "shape"), TRANSPOSES)
 def test_the_transpose_is_the_adjoint(group, shape, padding_mode):
     """Against the same sums by index_add."""
-    members = rand(as_group(group).order, 2, 2, *shape, dtype=torch.float64, seed=2)
-    weights = rand(2, as_group(group).order, dtype=torch.float64, seed=1)
+    members = rand(as_transforms(group).order, 2, 2, *shape, dtype=torch.float64, seed=2)
+    weights = rand(2, as_transforms(group).order, dtype=torch.float64, seed=1)
     args = members, weights, *action(group, padding_mode=padding_mode, adjoint=True)
     assert_near(call("orbit_average", *args)[0], eager("orbit_average", *args)[0])
 

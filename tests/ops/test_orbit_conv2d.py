@@ -18,6 +18,7 @@ from ..cases import (
     KINDS,
     LAYOUTS,
     PADDING_MODES,
+    SETS,
     amid_nan,
     assert_near,
     assert_near_overall,
@@ -60,6 +61,14 @@ def two_steps(x, weight, bias=None, *, group, padding_mode="border", **options):
     """What it is equivalent to, in float64 so that only ours rounds."""
     members = reference.orbit(x.double(), group, padding_mode=padding_mode)
     return F.conv2d(members, weight.double(), None if bias is None else bias.double(), **options)
+
+
+@pytest.mark.parametrize("transforms", SETS[:3], ids=map(str, range(3)))
+def test_any_maps(transforms):
+    for i, size in enumerate(((7, 7), (5, 8))):
+        x, weight, bias = rand(2, 3, *size), rand(4, 3, 3, 2, seed=1), rand(4, seed=2)
+        options = {"group": transforms, "padding": i, "padding_mode": PADDING_MODES[i]}
+        assert_near(orbit_conv2d(x, weight, bias, **options), two_steps(x, weight, bias, **options), scale=4)
 
 
 def check(group, tensors, options, activation="none", number=torch.float32, about=""):

@@ -12,7 +12,18 @@ from equifast import orbit_conv2d, reference
 from equifast.ops._patches import are_patches
 
 from ..backend import by_backend, only, over
-from ..cases import DTYPES, GROUPS, LAYOUTS, PADDING_MODES, TOLERANCES, amid_nan, assert_near_overall, assert_same, rand
+from ..cases import (
+    DTYPES,
+    GROUPS,
+    LAYOUTS,
+    PADDING_MODES,
+    SETS,
+    TOLERANCES,
+    amid_nan,
+    assert_near_overall,
+    assert_same,
+    rand,
+)
 from ..convolutions import (
     GEOMETRIES,
     NUMBERS,
@@ -62,6 +73,16 @@ def test_every_kind_of_group(group, sampling_is_eager):
         geometry = ((6, 6), (5, 8))[i % 2], ((2, 2), (3, 2), (1, 3))[i % 3], OPTIONS[i % len(OPTIONS)]
         mode = PADDING_MODES[i // 2 % 2]
         check(group, *layer(group, geometry, batch=1 + i % 2, dtype=torch.float64, padding_mode=mode))
+
+
+@pytest.mark.parametrize("transforms", SETS[1:], ids=map(str, range(1, len(SETS))))
+def test_any_maps(transforms):
+    x, weight = rand(2, 3, 5, 6, dtype=torch.float64), rand(4, 3, 3, 2, dtype=torch.float64, seed=1)
+    grad = rand(2 * transforms.order, 4, 5, 7, dtype=torch.float64, seed=2)
+    args = grad, x, weight, list(transforms.action_table(inverse=True)), [1, 1], [1, 1], [1, 1], "border", ALL
+    pairs = zip(call("orbit_conv2d_backward", *args), eager("orbit_conv2d_backward", *args), strict=True)
+    for actual, expected in pairs:
+        assert_near_overall(actual, expected, 10)
 
 
 @pytest.mark.parametrize("group", ["C4", "C3"])

@@ -7,7 +7,7 @@ from equifast import as_group, reference
 from equifast.representations import SIZES
 
 from ..backend import by_backend, only
-from ..cases import DTYPES, KINDS, LARGE, LAYOUTS, action, assert_near, assert_same, rand
+from ..cases import DTYPES, KINDS, LARGE, LAYOUTS, SETS, action, assert_near, assert_same, rand
 from ..definitions import call, eager
 
 
@@ -15,6 +15,14 @@ def inner(u, v, group, representation="trivial", padding_mode="border"):
     """(B, E); u or v may be shared by all members."""
     (out,) = call("orbit_inner", u, v, *action(group, representation, padding_mode)[:4])
     return out
+
+
+@pytest.mark.parametrize("transforms", SETS[1:], ids=map(str, range(1, len(SETS))))
+def test_any_maps(transforms):
+    for shape, representation in (((5, 5), "vector"), ((4, 6), "trivial")):
+        u, v = rand(2, 2, *shape, dtype=torch.float64), rand(2, 2, *shape, dtype=torch.float64, seed=1)
+        args = u, v, *action(transforms, representation)[:4]
+        assert_near(call("orbit_inner", *args)[0], eager("orbit_inner", *args)[0], scale=10)
 
 
 @pytest.mark.parametrize(

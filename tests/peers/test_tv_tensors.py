@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from equifast import CanonicalForm
+from equifast import CanonicalForm, TransformSet
 from equifast.groups import as_group
 from equifast.targets import act_boxes, act_masks, act_points
 
@@ -196,3 +196,27 @@ def test_torchvision_is_not_imported_for_plain_tensors():
         "assert not [name for name in sys.modules if name.startswith('torchvision')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_rotated_boxes_need_maps_that_keep_right_angles(tv):
+    """Under others of a set, they would be no boxes. Their sides grow as the image does."""
+    transforms, size = TransformSet(angles=(0, 30), flips=True, scales=(1, 0.5)), (20, 30)
+    element = torch.arange(transforms.order)
+    rows = torch.tensor([9.0, 8.0, 4.0, 2.0, 25.0], dtype=torch.float64).expand(len(element), 1, 5)
+    boxes = tv.BoundingBoxes(rows.flatten(0, 1), format="CXCYWHR", canvas_size=size)
+    listed = [tv.wrap(boxes[i : i + 1], like=boxes) for i in range(len(element))]
+    moved = torch.stack([b.as_subclass(torch.Tensor) for b in act_boxes(listed, element, group=transforms, size=size)])
+    scale = torch.tensor([1.0] * 4 + [0.5] * 4, dtype=torch.float64)[:, None, None]
+    torch.testing.assert_close(moved[..., 2:4], rows[..., 2:4] * scale)
+    # The direction of the first side, moved by the map.
+    angle = rows[..., 4].deg2rad()
+    side = torch.stack((angle.cos(), -angle.sin()), -1)
+    maps = torch.tensor([transforms.matrix(e) for e in element.tolist()], dtype=torch.float64).unflatten(1, (2, 2))
+    side = torch.einsum("eik,enk->eni", maps, side)
+    mirrored = maps.det() < 0
+    turned = moved[..., 4].deg2rad()
+    expected = torch.stack((turned.cos(), -turned.sin()), -1) * scale
+    torch.testing.assert_close(torch.where(mirrored[:, None, None], -side, side), expected)
+    sheared = TransformSet(matrices=[[[1, 0.5], [0, 1]]])
+    with pytest.raises(ValueError, match="boxes: a rotated box stays one .* map 1 of a TransformSet of 2 maps"):
+        act_boxes(listed[:1], element[:1], group=sheared, size=size)

@@ -117,6 +117,11 @@ constexpr auto float_max = [](auto a, auto b) {  // a NaN is left out, and +0 is
   return a > b || b != b ? a : b;
 };
 
+constexpr auto float_min = [](auto a, auto b) {  // likewise, and −0 is less than +0
+  if (a == b) return std::signbit(a) ? a : b;
+  return a < b || b != b ? a : b;
+};
+
 constexpr auto with_sign = [](auto sign, auto magnitude) { return std::copysign(magnitude, sign); };
 constexpr auto halves_absolute = [](uint32_t a) { return a & 0x7FFF7FFF; };
 constexpr auto half_absolute = [](uint16_t a) { return a & 0x7FFF; };
@@ -142,6 +147,7 @@ constexpr auto rough_reciprocal = [](double a) {
 };
 
 constexpr auto down = [](auto a) { return std::floor(a); };
+constexpr auto up = [](auto a) { return std::ceil(a); };
 constexpr auto nearest = [](auto a) { return std::nearbyint(a); };
 constexpr auto saturated = [](float a) { return a > 0 ? std::min(a, 1.0f) : 0.0f; };
 
@@ -285,6 +291,7 @@ constexpr Instruction kInstructions[] = {
     {"neg.f64", "d,d", unary<negative, double>},
     {"max.f32", "w,w,w", binary<number<float_max>, float>},
     {"max.f64", "d,d,d", binary<number<float_max>, double>},
+    {"min.f32", "w,w,w", binary<number<float_min>, float>},
     {"copysign.f32", "w,w,w", binary<with_sign, float>},
     {"copysign.f64", "d,d,d", binary<with_sign, double>},
     {"cvt.s16.s8", "h,h", map<same, int16_t, Low<int8_t>>},
@@ -311,6 +318,7 @@ constexpr Instruction kInstructions[] = {
     {"cvt.rmi.f32.f32", "w,w", unary<down, float>},
     {"cvt.rmi.ftz.f32.f32", "w,w", unary<flushing<down>, float>},
     {"cvt.rmi.f64.f64", "d,d", unary<down, double>},
+    {"cvt.rpi.f32.f32", "w,w", unary<up, float>},
     {"cvt.rni.f32.f32", "w,w", unary<nearest, float>},
     {"cvt.rni.f64.f64", "d,d", unary<nearest, double>},
     {"cvt.sat.f32.f32", "w,w", unary<saturated, float>},

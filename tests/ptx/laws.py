@@ -56,6 +56,13 @@ def largest(a, b):
     return max((a, b), key=lambda v: (v, math.copysign(1, v)))
 
 
+def smallest(a, b):
+    """The number of a number and a NaN; −0 is less than +0."""
+    if is_nan(a) or is_nan(b):
+        return b if is_nan(a) else a
+    return min((a, b), key=lambda v: (v, math.copysign(1, v)))
+
+
 def compared(how: str, a, b) -> bool:
     """Of floating-point numbers, ``ne`` is false where one is a NaN, as all are but ``nan`` and those that end in u."""
     if is_nan(a) or is_nan(b):
@@ -128,6 +135,7 @@ FLOATING: dict[str, Callable] = {
     "rcp": lambda a: divided(Fraction(1), a),
     "sqrt": root,
     "max": largest,
+    "min": smallest,
 }
 
 
@@ -229,7 +237,7 @@ def _to_whole(kind: str, mode: str) -> Callable[[int], Bits]:
         value = number(bits, FORMATS[kind])
         if isinstance(value, float):
             return rounded(value, FORMATS[kind])
-        whole = math.floor(value) if mode == "rmi" else round(value)
+        whole = {"rmi": math.floor, "rpi": math.ceil, "rni": round}[mode](value)
         return rounded(Fraction(whole) if whole else math.copysign(0.0, value), FORMATS[kind])
 
     return law
@@ -260,7 +268,7 @@ def _paired(kind: str) -> Callable[[int, int], Bits]:
 
 
 def _converted(to: str, kind: str, mode: str) -> Callable[[int], Bits]:
-    if mode in ("rmi", "rni"):
+    if mode in ("rmi", "rpi", "rni"):
         return _to_whole(kind, mode)
     if mode == "rzi":
         return _to_integer(to, kind)

@@ -71,19 +71,24 @@ struct Corners {
   }
 };
 
-// The transposed interpolation Sᵀ of an element that interpolates by M is gathered. Output p reads at M·p, and M is
-// orthogonal. So the outputs that read source pixel s, its readers, lie within √2 of Mᵀ·s along either axis: they are
+// The transposed interpolation Sᵀ of an element that interpolates by M is gathered. Output p reads at M·p. If M is
+// orthogonal, the outputs that read source pixel s, its readers, lie within √2 of Mᵀ·s along either axis: they are
 // among nine pixels. With border padding, a pixel on the edge has more readers, all whose positions were clamped to it.
 // They lie around a ray outwards, which is followed one pixel at a time.
+//
+// For any other M, the positions that read a pixel fill a rectangle, which has no end beyond an edge that the pixel is
+// on. So its readers fill a parallelogram, whose rows are gone through one by one.
 template <class A>
 class Readers {
  public:
-  // lines: what the rows of the element, then its columns, add to positions (H + W,). h, w: strides of y.
-  __device__ Readers(const Matrix& m, const Grid& g, const Offsets* lines, int64_t h, int64_t w)
+  // rotates: M is orthogonal. lines: what the rows of the element, then its columns, add to positions (H + W,). h, w:
+  // strides of y.
+  __device__ Readers(const Matrix& m, bool rotates, const Grid& g, const Offsets* lines, int64_t h, int64_t w)
       : xx_(float(m.xx)),
         xy_(float(m.xy)),
         yx_(float(m.yx)),
         yy_(float(m.yy)),
+        rotates_(rotates),
         g_(g),
         rows_(lines),
         columns_(lines + g.H),
@@ -93,6 +98,7 @@ class Readers {
   // Calls f(offset, weight) for every term of (Sᵀ y)(i, j) = Σ weight · y[offset].
   template <class F>
   __device__ void each(int32_t i, int32_t j, F f) const {
+    if (!rotates_) return between(i, j, f);
     if (!g_.border || (i > 0 && i < g_.H - 1 && j > 0 && j < g_.W - 1)) return around<false>(i, j, 0, 0, 0, f);
     around<true>(i, j, 0, 0, 0, f);
     // How many pixels the positions of a rotated image reach beyond the edge, and one more.
@@ -157,7 +163,61 @@ class Readers {
     }
   }
 
+  // How far a position lies from a pixel, in steps; at least two pixels if it is farther.
+  __device__ static int32_t distance(Fixed p, int32_t index) {
+    return at_most(at_least(p.whole - index, -2), 2) * kOne + p.fraction;
+  }
+
+  // Narrows the columns [first, last] of a row, about the centre, to those with low ≤ of_column · column + of_row ≤
+  // high. A coefficient of about 0 is taken for a small one. Then either all columns fulfil this, or none.
+  __device__ static void narrow_columns(float low, float high, float of_column, float of_row, float& first,
+                                        float& last) {
+    const float c = 1 / (fabsf(of_column) < kTiny ? kTiny : of_column);
+    const float u = (low - of_row) * c, v = (high - of_row) * c;
+    first = fmaxf(first, fminf(u, v)), last = fminf(last, fmaxf(u, v));
+  }
+
+  // Calls f for the readers of (i, j), for any matrix. Bounds are rough and on the safe side; the weights are exact.
+  template <class F>
+  __device__ void between(int32_t i, int32_t j, F f) const {
+    constexpr A kStep = A(1) / kOne;
+    const float half_w = (g_.W - 1) * 0.5f, half_h = (g_.H - 1) * 0.5f, sides = float(g_.H) + float(g_.W);
+    // More than the roundings of positions as large as the image amount to, and than all positions.
+    const float slack = 0.0625f + sides * kTiny, far = 16 * sides;
+    const float x = j - half_w, y = i - half_h;
+    const float left = g_.border && j == 0 ? -far : x - 1 - slack;
+    const float right = g_.border && j == g_.W - 1 ? far : x + 1 + slack;
+    const float top = g_.border && i == 0 ? -far : y - 1 - slack;
+    const float bottom = g_.border && i == g_.H - 1 ? far : y + 1 + slack;
+    const float scale = 1 / (xx_ * yy_ - xy_ * yx_), v_of_x = -yx_ * scale, v_of_y = xx_ * scale;
+    const float least = fminf(v_of_x * left, v_of_x * right) + fminf(v_of_y * top, v_of_y * bottom);
+    const float greatest = fmaxf(v_of_x * left, v_of_x * right) + fmaxf(v_of_y * top, v_of_y * bottom);
+    const auto last_row = static_cast<int32_t>(fmaxf(fminf(ceilf(greatest + half_h + slack), g_.H - 1), -1));
+    auto row = static_cast<int32_t>(fminf(fmaxf(floorf(least + half_h - slack), 0), g_.H));
+#pragma unroll 1
+    for (; row <= last_row; ++row) {
+      const Offsets of_row = rows_[row];
+      float first = -half_w, last = half_w;
+      narrow_columns(left, right, xx_, xy_ * (row - half_h), first, last);
+      narrow_columns(top, bottom, yx_, yy_ * (row - half_h), first, last);
+      const auto last_column = static_cast<int32_t>(fmaxf(ceilf(fminf(last + half_w, g_.W - 1)), -1));
+      auto column = static_cast<int32_t>(floorf(fminf(fmaxf(first + half_w, 0), g_.W)));
+#pragma unroll 1
+      for (; column <= last_column; ++column) {
+        const Offsets of_column = columns_[column];
+        Fixed p = of_column.x + of_row.x, q = of_column.y + of_row.y;
+        if (g_.border) p = clamped(p, g_.W), q = clamped(q, g_.H);
+        const int32_t w_x = tent(distance(p, j)), w_y = tent(distance(q, i));
+        if (w_x > 0 && w_y > 0) f(row * h_ + column * w_, (A(w_y) * kStep) * (A(w_x) * kStep));
+      }
+    }
+  }
+
+  // A coefficient that moves no position of an image by as much as the slack of rough bounds.
+  static constexpr float kTiny = 1.0f / (1 << 15);
+
   float xx_, xy_, yx_, yy_;
+  bool rotates_;
   Grid g_;
   const Offsets *rows_, *columns_;
   int64_t h_, w_;

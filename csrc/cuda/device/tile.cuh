@@ -298,8 +298,8 @@ class Tile {
   // others take many registers.
   __device__ void stage_interpolated(const T* image, const Action& action, int32_t e) {
     if constexpr (GATHERS) {
-      const Readers<A> readers(action.matrix(), grid_, r_.lines + e * (int64_t(r_.H) + r_.W), r_.in_layout.h,
-                               r_.in_layout.w);
+      const Readers<A> readers(action.matrix(), r_.table.rotates, grid_, r_.lines + e * (int64_t(r_.H) + r_.W),
+                               r_.in_layout.h, r_.in_layout.w);
 #pragma unroll 1
       for (int k = 0; k < kUnits; ++k) {
         stage_unit(k, e, [&](const Place& p, A(&v)[kQuad]) {

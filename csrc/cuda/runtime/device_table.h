@@ -17,6 +17,7 @@ struct DeviceTable {
   bool border;               // padding_mode "border"
   bool mixes;                // elements mix pairs of channels
   bool interpolates;         // some element does not map the grid onto itself
+  bool rotates;              // every element is a rotation or a reflection, but for rounding, as in a group
   // The table of a larger group, in the memory of the device; else null.
   const Action* memory_actions;       // (E,)
   const int32_t* memory_permutation;  // (E, permutation_size), or null

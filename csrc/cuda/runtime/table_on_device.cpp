@@ -1,12 +1,21 @@
 #include "cuda/runtime/table_on_device.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace equifast::cuda {
 namespace {
 
 bool is_exact(const Action& action) { return action.exact(); }
+
+// At the edge of a large image, such a matrix takes positions less than 1/100 of a pixel from those of a rotation.
+bool is_rotation(const Action& action) {
+  constexpr double kRounding = 1e-6;
+  const Matrix& m = action.base;
+  return std::abs(m.xx - m.yy) < kRounding && std::abs(m.xy + m.yx) < kRounding &&
+         std::abs(m.xx * m.xx + m.xy * m.xy - 1) < kRounding;
+}
 
 }  // namespace
 
@@ -18,6 +27,7 @@ TableOnDevice::TableOnDevice(const Tensor& images, const std::vector<double>& ro
   table.border = host.border;
   table.mixes = !host.mixing.empty();
   table.interpolates = !std::all_of(host.actions.begin(), host.actions.end(), is_exact);
+  table.rotates = std::all_of(host.actions.begin(), host.actions.end(), is_rotation);
   constexpr int kMost = DeviceTable::kInlineElements;
   if (host.order() <= kMost && host.permutation.size() <= kMost * kMost) copy_to_argument();
   else copy_to_memory(images, stream);

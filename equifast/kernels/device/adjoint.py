@@ -1,9 +1,12 @@
 """The transpose of an interpolation, gathered: each source pixel sums the outputs that had read it, in a fixed order.
 
-An output p reads at M·p, and M is orthogonal. So the readers of a source pixel s lie within √2 of Mᵀ·s on either axis:
-they are among nine pixels. With border padding, a pixel on the edge of the image has more readers: all p whose
-positions were clamped to it. They lie on a ray that leaves the image, and the code follows the ray a pixel at a time.
-Few pixels have such rays, so the pixels on the edge have tiles of their own.
+An output p reads at M·p. If M is orthogonal, as for a group, the readers of a source pixel s lie within √2 of Mᵀ·s on
+either axis: they are among nine pixels. With border padding, a pixel on the edge of the image has more readers: all p
+whose positions were clamped to it. They lie on a ray that leaves the image, and the code follows the ray a pixel at a
+time. Few pixels have such rays, so the pixels on the edge have tiles of their own.
+
+For any other M, the positions that read a pixel fill a rectangle, so their outputs fill a parallelogram. The code goes
+through its rows (`any_readers`). Beyond an edge that a pixel is on, the rectangle has no end.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ import triton
 import triton.language as tl
 
 from .sample import BITS, ONE, STEP, middle, offset, tent
+
+#: A coefficient that moves no position of an image by as much as the slack of rough bounds.
+TINY = tl.constexpr(2.0**-15)
 
 
 @triton.jit
@@ -95,6 +101,73 @@ def readers(
                 counts &= (beyond + (ONE - 1)) >> BITS == k + ray
             across = tent(distance(x, j, W, BORDER)).to(TYPE) * STEP
             weight = tent(distance(y, i, H, BORDER)).to(TYPE) * STEP * across
+            weight = tl.where(counts, weight, 0)
+            mask = in_bounds & (weight > 0)[:, :, None]
+            value = tl.load(image + (p * sh + q * sw)[:, :, None] + c[None, None, :], mask=mask, other=0)
+            total += weight[:, :, None] * value.to(TYPE)
+    return total
+
+
+@triton.jit
+def columns_between(low, high, of_column, of_row):
+    """The least and the greatest u with ``low ≤ of_column·u + of_row ≤ high``, about the centre of the image.
+
+    A coefficient of about 0 is taken for a small one. Then either all u of the image fulfil this, or none.
+    """
+    of_column = tl.where(tl.abs(of_column) < TINY, TINY, of_column)
+    first, last = (low - of_row) / of_column, (high - of_row) / of_column
+    return tl.minimum(first, last), tl.maximum(first, last)
+
+
+@triton.jit
+def any_readers(
+    image, row, i, j, c, in_bounds, H, W, sh, sw, BORDER: tl.constexpr, IS_EDGE: tl.constexpr, TYPE: tl.constexpr
+):  # fmt: skip
+    """Σ weight · image over all readers of the source pixels (i, j), for any matrix: [I, J, C].
+
+    IS_EDGE: whether the pixels are on the edge, with border padding. Bounds are rough, in float32, and on the safe
+    side; the weights are exact, and 0 for outputs that are no readers.
+
+    row: of the table. i, j: [I, J] after broadcasting; c [C]; in_bounds [I, J, C].
+    """
+    xx, xy = tl.load(row + 1), tl.load(row + 2)
+    yx, yy = tl.load(row + 3), tl.load(row + 4)
+    determinant = xx * yy - xy * yx
+    v_of_x, v_of_y = (-yx / determinant).to(tl.float32), (xx / determinant).to(tl.float32)
+    half_w, half_h = (W - 1) * 0.5, (H - 1) * 0.5
+    # More than the roundings of positions as large as the image amount to, and than all positions.
+    slack, far = 0.0625 + (H + W) * TINY, 16.0 * (H + W)
+    # The rectangle of positions, about the centre of the image: [I, J].
+    x, y = j.to(tl.float32) - half_w + 0.0 * i.to(tl.float32), i.to(tl.float32) - half_h + 0.0 * j.to(tl.float32)
+    left, right, top, bottom = x - 1 - slack, x + 1 + slack, y - 1 - slack, y + 1 + slack
+    if IS_EDGE:
+        left, right = tl.where(j == 0, -far, left), tl.where(j == W - 1, far, right)
+        top, bottom = tl.where(i == 0, -far, top), tl.where(i == H - 1, far, bottom)
+    here = tl.max(in_bounds.to(tl.int32), 2) > 0  # [I, J]
+    # The rows of the parallelogram: v_of_x · x + v_of_y · y at its corners.
+    least = tl.minimum(v_of_x * left, v_of_x * right) + tl.minimum(v_of_y * top, v_of_y * bottom)
+    greatest = tl.maximum(v_of_x * left, v_of_x * right) + tl.maximum(v_of_y * top, v_of_y * bottom)
+    first_row = tl.maximum(tl.floor(least + half_h - slack), 0.0).to(tl.int32)
+    last_row = tl.minimum(tl.ceil(greatest + half_h + slack), H - 1.0).to(tl.int32)
+    row_count = tl.where(here, last_row - first_row + 1, 0)
+    rows = tl.max(tl.max(row_count, 1), 0)
+    total = tl.zeros(in_bounds.shape, TYPE)
+    for a in range(0, rows):
+        p = (first_row + a).to(i.dtype)
+        v = p.to(tl.float32) - half_h
+        u_by_x, last_by_x = columns_between(left, right, xx.to(tl.float32), xy.to(tl.float32) * v)
+        u_by_y, last_by_y = columns_between(top, bottom, yx.to(tl.float32), yy.to(tl.float32) * v)
+        u = tl.maximum(tl.maximum(u_by_x, u_by_y), -half_w - 1)
+        last_u = tl.minimum(tl.minimum(last_by_x, last_by_y), half_w + 1)
+        first_column = tl.maximum(tl.floor(u + half_w), 0.0).to(tl.int32)
+        last_column = tl.minimum(tl.ceil(last_u + half_w), W - 1.0).to(tl.int32)
+        column_count = tl.where(a < row_count, last_column - first_column + 1, 0)
+        x_of_row, y_of_row = offset(xy, p, H) + middle(W), offset(yy, p, H) + middle(H)
+        for b in range(0, tl.max(tl.max(column_count, 1), 0)):
+            q = (first_column + b).to(i.dtype)
+            counts = b < column_count  # [I, J]
+            across = tent(distance(offset(xx, q, W) + x_of_row, j, W, BORDER)).to(TYPE) * STEP
+            weight = tent(distance(offset(yx, q, W) + y_of_row, i, H, BORDER)).to(TYPE) * STEP * across
             weight = tl.where(counts, weight, 0)
             mask = in_bounds & (weight > 0)[:, :, None]
             value = tl.load(image + (p * sh + q * sw)[:, :, None] + c[None, None, :], mask=mask, other=0)

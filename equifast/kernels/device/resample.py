@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .adjoint import edge_count, edge_pixel, edge_readers, readers
+from .adjoint import any_readers, edge_count, edge_pixel, edge_readers, readers
 from .sample import ROW, interpolated, inverse_code, permuted, permuted_tile
 
 
@@ -61,6 +61,8 @@ def resampled(
 ):  # fmt: skip
     """S x, or Sᵀ x if ADJOINT, in TYPE: [I, J, C].
 
+    ADJOINT: 0; or 1 if every element that interpolates is a rotation or a reflection, as in a group; or else 2.
+
     row: of the table. pixels: as `tile_pixels` returns them. c [C]: the channels' offsets in memory. INTERPOLATES:
     whether any element of the table does.
     """
@@ -70,12 +72,17 @@ def resampled(
     turn = inverse_code(code) if ADJOINT else code
     if IS_EDGE:
         if code < 0:
-            tile = edge_readers(image, row, i, j, c, all_in_bounds, H, W, sh, sw, TYPE)
+            if ADJOINT == 2:
+                tile = any_readers(image, row, i, j, c, all_in_bounds, H, W, sh, sw, BORDER, IS_EDGE, TYPE)
+            else:
+                tile = edge_readers(image, row, i, j, c, all_in_bounds, H, W, sh, sw, TYPE)
         else:
             tile = permuted(image, turn, i, j, c, all_in_bounds, H, W, sh, sw).to(TYPE)
     elif INTERPOLATES:
         if code < 0:
-            if ADJOINT:
+            if ADJOINT == 2:
+                tile = any_readers(image, row, i, j, c, all_in_bounds, H, W, sh, sw, BORDER, IS_EDGE, TYPE)
+            elif ADJOINT:
                 tile = readers(image, row, i, j, 0, 0, 0, c, all_in_bounds, H, W, sh, sw, BORDER, TYPE)
             else:
                 tile = interpolated(image, row, i, j, c, c_in_bounds, H, W, sh, sw, BORDER, TYPE)

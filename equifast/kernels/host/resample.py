@@ -48,7 +48,7 @@ def _plan(table, permutation, mixing, padding_mode, adjoint, square, dtype, devi
         "INTERPOLATES": bool(tables.bases(table, square)),
         "TURNS": any(a.is_exact and a.code % 2 for a in actions),
         "BORDER": padding_mode == "border",
-        "ADJOINT": adjoint,
+        "ADJOINT": 0 if not adjoint else 1 if tables.rotates(table, square) else 2,
         "TYPE": accumulator(dtype),
     }
     return ResamplePlan(

@@ -8,7 +8,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...geometry import IDENTITY, ROW, Matrix, factor, multiply, quarter_turn, rows
+from ...geometry import (
+    IDENTITY,
+    LEAST_STRETCH,
+    MOST_STRETCH,
+    ROW,
+    Matrix,
+    factor,
+    multiply,
+    quarter_turn,
+    rows,
+    stretch,
+)
+
+#: Matrices this near to a rotation are taken for one. At the edge of a large image, that is less than 1/100 of a pixel.
+ROUNDING = 1e-6
 
 
 class Action(NamedTuple):
@@ -30,13 +44,30 @@ class Action(NamedTuple):
 @lru_cache(maxsize=256)
 def actions(table: tuple[float, ...], square: bool) -> tuple[Action, ...]:
     """The rows of a table (`groups.Group.action_table`), factored for square images or for others."""
+    for e, (_, base) in enumerate(rows(table)):
+        least, most = stretch(base)
+        if not (least >= LEAST_STRETCH - ROUNDING and most <= MOST_STRETCH + ROUNDING):  # not if NaN
+            raise ValueError(
+                f"table: expected matrices that stretch by 1/8 to 8, such as rotations, row {e} has another"
+            )
     return tuple(Action(*factor(*row, square=square)) for row in rows(table))
 
 
 @lru_cache(maxsize=256)
 def bases(table: tuple[float, ...], square: bool) -> tuple[Matrix, ...]:
-    """The distinct base rotations that interpolate, in order of appearance."""
+    """The distinct bases that interpolate, in order of appearance."""
     return tuple(dict.fromkeys(a.base for a in actions(table, square) if not a.is_exact))
+
+
+@lru_cache(maxsize=256)
+def rotates(table: tuple[float, ...], square: bool) -> bool:
+    """Whether every base is a rotation, but for rounding. Then each pixel has few readers."""
+
+    def is_rotation(m: Matrix) -> bool:
+        a, b, c, d = m
+        return max(abs(a - d), abs(b + c), abs(a * a + b * b - 1)) < ROUNDING
+
+    return all(map(is_rotation, bases(table, square)))
 
 
 @lru_cache(maxsize=256)
