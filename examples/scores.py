@@ -61,15 +61,24 @@ def seen(network: nn.Module, images: Tensor, right: Tensor, title: str, batch: i
 
 
 def answers(logits: Tensor, right: Tensor) -> dict[str, Tensor]:
-    """Whether each image is classified rightly (N,), by the member that each score chooses; logits (N, E, K)."""
-    members = right[:, None].expand_as(logits).gather(2, logits.argmax(2, keepdim=True)).squeeze(2)  # (N, E)
-    chosen = {name: function(logits.flatten(0, 1)).view(logits.shape[:2]) for name, function in COMPARED.items()}
-    found = {name: members.gather(1, values.argmax(1, keepdim=True)).squeeze(1) for name, values in chosen.items()}
+    """How often each image is classified rightly over its quarter turns (N,), by the member that each score chooses.
+
+    A turn of an image rolls its orbit. That changes the member which is chosen only where scores tie, and of those the
+    first one is chosen: images that come upright would otherwise be favoured. logits: (N, E, K).
+    """
+    order = logits.shape[1]
+    members = right[:, None].expand_as(logits).gather(2, logits.argmax(2, keepdim=True)).squeeze(2).double()  # (N, E)
+    found = {}
+    for name, function in COMPARED.items():
+        values = function(logits.flatten(0, 1)).view(logits.shape[:2])
+        turns = [
+            members.roll(turn, 1).gather(1, values.roll(turn, 1).argmax(1, keepdim=True))
+            for turn in range(0, order, order // 4)
+        ]
+        found[name] = torch.cat(turns, 1).mean(1)
     mean = right.gather(1, logits.softmax(2).mean(1).argmax(1, keepdim=True)).squeeze(1)
-    found |= {"(mean of all outputs)": mean, "(network alone, as it comes)": members[:, 0]}
-    return {name: values.double() for name, values in found.items()} | {
-        "(network alone, over all turns)": members.double().mean(1)
-    }
+    alone = {"(network alone, as it comes)": members[:, 0], "(network alone, over all turns)": members.mean(1)}
+    return found | {"(mean of all outputs)": mean.double()} | alone
 
 
 def percent(values: Tensor) -> list[float]:

@@ -48,6 +48,7 @@ def draw(found: list[Row], publish: bool) -> Path:
     """Each orbit in a row. Under each member stand its scores; that of the chosen one is bold, and its frame thick."""
     with plt.rc_context(bars.STYLE):
         figure, grid = plt.subplots(len(found), 4, figsize=(8, 2.35 * len(found)), layout="constrained", squeeze=False)
+        figure.get_layout_engine().set(hspace=0.14)  # texts beneath the members aren't part of the layout
         for axes, row in zip(grid, found, strict=True):
             for e, ax in enumerate(axes):
                 _member(ax, row, e)

@@ -19,53 +19,62 @@ constexpr A kNaN = std::numeric_limits<A>::quiet_NaN();
 template <class A>
 constexpr A kLowest = sizeof(A) == 4 ? A(-87) : A(-745);
 
-constexpr int64_t kSums = 16;  // running numbers side by side, as in `dot`
-
 template <class A>
 inline A larger(A x, A y) {
   return x > y ? x : y;
 }
 
+// Running numbers side by side that no operation waits for. What is left over at the end of a row joins the first of
+// them, and they are folded in halves: the order is the same for every instruction set.
+constexpr int64_t kLanes = 16;
+
+// Calls f(k, lane) for the n places k of a row.
+template <class F>
+inline void each_lane(int64_t n, F f) {
+  int64_t k = 0;
+  for (; k + kLanes <= n; k += kLanes)
+    for (int64_t l = 0; l < kLanes; ++l) f(k + l, l);
+  for (int64_t l = 0; k + l < n; ++l) f(k + l, l);
+}
+
+// Calls f(lane, partner) until all have joined lane 0.
+template <class F>
+inline void fold(F f) {
+  for (int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (int64_t l = 0; l < half; ++l) f(l, l + half);
+}
+
 // The largest logit, −∞ of none. NaN counts as −∞.
 template <class A>
 A largest(const A* z, int64_t n) {
-  A lanes[kSums], top = -kInfinity<A>;
-  for (A& lane : lanes) lane = top;
-  int64_t j = 0;
-  for (; j + kSums <= n; j += kSums)
-    for (int64_t l = 0; l < kSums; ++l) lanes[l] = larger(z[j + l], lanes[l]);
-  for (; j < n; ++j) top = larger(z[j], top);
-  for (const A lane : lanes) top = larger(lane, top);
-  return top;
+  A lanes[kLanes];
+  for (A& lane : lanes) lane = -kInfinity<A>;
+  each_lane(n, [&](int64_t k, int64_t l) { lanes[l] = larger(z[k], lanes[l]); });
+  fold([&](int64_t l, int64_t m) { lanes[l] = larger(lanes[m], lanes[l]); });
+  return lanes[0];
 }
 
 template <class A>
 struct Pair {
   A first, second;
-
-  void add(A x) {
-    const A less = first < x ? first : x;
-    first = larger(x, first);
-    second = larger(less, second);
-  }
 };
 
 // The two largest of at least two logits, if none is NaN.
 template <class A>
 Pair<A> two_largest(const A* z, int64_t n) {
-  A first[kSums], second[kSums];
-  for (int64_t l = 0; l < kSums; ++l) first[l] = second[l] = -kInfinity<A>;
-  int64_t j = 0;
-  for (; j + kSums <= n; j += kSums)
-    for (int64_t l = 0; l < kSums; ++l) {
-      const A x = z[j + l], less = x < first[l] ? x : first[l];
-      first[l] = larger(x, first[l]);
-      second[l] = larger(less, second[l]);
-    }
-  Pair<A> pair = {-kInfinity<A>, -kInfinity<A>};
-  for (; j < n; ++j) pair.add(z[j]);
-  for (int64_t l = 0; l < kSums; ++l) pair.add(first[l]), pair.add(second[l]);
-  return pair;
+  A first[kLanes], second[kLanes];
+  for (int64_t l = 0; l < kLanes; ++l) first[l] = second[l] = -kInfinity<A>;
+  const auto join = [&](int64_t l, A x) {
+    const A less = x < first[l] ? x : first[l];
+    first[l] = larger(x, first[l]);
+    second[l] = larger(less, second[l]);
+  };
+  each_lane(n, [&](int64_t k, int64_t l) { join(l, z[k]); });
+  fold([&](int64_t l, int64_t m) {
+    second[l] = larger(second[m], second[l]);
+    join(l, first[m]);
+  });
+  return {first[0], second[0]};
 }
 
 template <class A>
@@ -81,28 +90,13 @@ void exponentials(const A* __restrict z, A top, A* __restrict out, int64_t n) {
   for (int64_t k = 0; k < n; ++k) out[k] = exponential((top < z[k] ? top : z[k]) - top);
 }
 
-template <class A>
-A sum(const A* x, int64_t n) {
-  A lanes[kSums] = {}, total = 0;
-  int64_t j = 0;
-  for (; j + kSums <= n; j += kSums)
-    for (int64_t l = 0; l < kSums; ++l) lanes[l] += x[j + l];
-  for (; j < n; ++j) total += x[j];
-  for (const A lane : lanes) total += lane;
-  return total;
-}
-
-// The mean of z − top by weights that add up to `total`.
-template <class A>
-A mean_below(const A* z, A top, const A* weights, A total, int64_t n) {
-  A lanes[kSums] = {}, weighted = 0;
-  const auto below = [&](int64_t k) { return larger(z[k] - top, kLowest<A>) * weights[k]; };
-  int64_t j = 0;
-  for (; j + kSums <= n; j += kSums)
-    for (int64_t l = 0; l < kSums; ++l) lanes[l] += below(j + l);
-  for (; j < n; ++j) weighted += below(j);
-  for (const A lane : lanes) weighted += lane;
-  return weighted / total;
+// The sum of f(k) over the n places of a row.
+template <class A, class F>
+inline A sum(int64_t n, F f) {
+  A lanes[kLanes] = {};
+  each_lane(n, [&](int64_t k, int64_t l) { lanes[l] += f(k); });
+  fold([&](int64_t l, int64_t m) { lanes[l] += lanes[m]; });
+  return lanes[0];
 }
 
 template <class A>
@@ -142,14 +136,14 @@ struct Row {
       if (has_nan(z, K) || kind == LogitScore::negative_entropy) return;
     } else {
       exponentials(z, top, weights, K);
-      total = sum(weights, K);
+      total = sum<A>(K, [&](int64_t k) { return weights[k]; });
       // The own logit was among them. What is left is at least 1, so nothing cancels.
       if (has_own()) total -= exponential((top < own ? top : own) - top);
     }
     const A scale = std::log(total);
     if (has_own()) score = (own - top) - scale;
     else if (kind == LogitScore::energy) score = top + scale;
-    else score = mean_below(z, top, weights, total, K) - scale;
+    else score = sum<A>(K, [&](int64_t k) { return larger(z[k] - top, kLowest<A>) * weights[k]; }) / total - scale;
   }
 
   // The gradient of the logits, for `grad` of the score, which is finite. It takes the weights that were measured.
