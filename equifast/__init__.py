@@ -33,6 +33,7 @@ else:
         orbit_conv2d,
         orbit_conv2d_pool,
         orbit_linear_scores,
+        orbit_logit_scores,
         orbit_losses,
         orbit_scores,
     )
@@ -63,6 +64,7 @@ else:
         "orbit_conv2d",
         "orbit_conv2d_pool",
         "orbit_linear_scores",
+        "orbit_logit_scores",
         "orbit_losses",
         "orbit_scores",
         "reference",

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]  # not in torch's stubs
 
-from . import checks, ops
+from . import checks, ops, scores
 from .canonical_form import CanonicalForm
 from .choice import OrbitScores, gated
 from .estimators import ESTIMATORS, check_gate
 from .orbit_vectors import NETWORK_DTYPES, Network, orbit_vectors
 from .transform_set import Transforms, as_transforms
+
+#: The name of a function of `scores`, or any function of vectors.
+Score = str | Callable[[Tensor], Tensor]
 
 
 def canonicalize(
@@ -25,7 +30,7 @@ def canonicalize(
     preprocess: Network | None = None,
     estimator: str = "straight_through",
     padding_mode: str = "border",
-    score: Network | None = None,
+    score: Score | None = None,
     activations: Tensor | None = None,
     network_dtype: torch.dtype | None = None,
     gate: float | None = None,
@@ -62,8 +67,9 @@ def canonicalize(
             to commute with the group, which `check_preprocess` checks; "nearest" resizing doesn't.
         estimator: "straight_through", "angle", "soft", "gumbel" or "none"; see `estimators`.
         padding_mode: "border" or "zeros", beyond the edge of an image.
-        score: vectors (E·B, d) → activations (E·B,) in place of the reference, such as `scores.confidence` of a
-            classifier's logits.
+        score: vectors (E·B, d) → activations (E·B,) in place of the reference; or ``"confidence"``, ``"margin"``,
+            ``"negative_entropy"`` or ``"energy"`` of a classifier's logits, each of which names a function of `scores`.
+            These functions and `scores.of_class` run together with the choice (`orbit_logit_scores`).
         activations: (B, E) from elsewhere, such as `nn.EquivariantNetwork` (the direct method, EquiAdapt); then network
             and reference are None. −inf masks an element.
         network_dtype: ``torch.bfloat16`` or ``torch.float16``: the network runs under autocast to it. Parameters, the
@@ -81,6 +87,7 @@ def canonicalize(
     checks.padding_mode(padding_mode)
     checks.one_of("network_dtype", network_dtype, NETWORK_DTYPES)
     check_gate(gate, estimator)
+    check_score(score)
     vectors = None
     if activations is not None:
         unused = {
@@ -93,7 +100,7 @@ def canonicalize(
         for name, value in unused.items():
             if value is not None:
                 raise ValueError(f"{name}: expected None, since activations are given")
-        scores = _select(activations, x, group, beta)
+        chosen = _select(activations, x, group, beta)
     else:
         if not callable(network):
             raise TypeError(f"network: expected a callable, got {type(network).__name__}")
@@ -102,11 +109,19 @@ def canonicalize(
         small = x if preprocess is None else _preprocess(preprocess, x)
         vectors = orbit_vectors(small, network, group, padding_mode, network_dtype)
         _initialize(reference, vectors)
-        scores = _scores(vectors, reference, score, x, group, beta, similarity)
+        chosen = _scores(vectors, reference, score, x, group, beta, similarity)
         vectors = vectors.unflatten(0, (group.order, x.shape[0])).transpose(0, 1)
-    scores = scores if gate is None else gated(scores, gate)
-    image, element = ESTIMATORS[estimator](x, scores, group, beta, padding_mode)
-    return CanonicalForm(image, element, scores.activations, scores.probabilities, vectors, group, padding_mode, gate)
+    chosen = chosen if gate is None else gated(chosen, gate)
+    image, element = ESTIMATORS[estimator](x, chosen, group, beta, padding_mode)
+    return CanonicalForm(image, element, chosen.activations, chosen.probabilities, vectors, group, padding_mode, gate)
+
+
+def check_score(score: Score | None) -> None:
+    """Raise an error unless ``score`` is a name that `canonicalize` knows, or can be called."""
+    if isinstance(score, str):
+        checks.one_of("score", score, scores.NAMED)
+    elif score is not None and not callable(score):
+        raise TypeError(f"score: expected a name or a callable, got {type(score).__name__}")
 
 
 def _preprocess(preprocess: Network, x: Tensor) -> Tensor:
@@ -129,13 +144,17 @@ def _select(activations: Tensor, x: Tensor, group: Transforms, beta: float, name
 def _scores(
     vectors: Tensor,
     reference: Tensor | None,
-    score: Network | None,
+    score: Score | None,
     x: Tensor,
     group: Transforms,
     beta: float,
     similarity: str,
 ) -> OrbitScores:
     if score is not None:
+        name, index = scores.named(score)
+        if name is not None:
+            return ops.orbit_logit_scores(vectors, group=group, score=name, index=index, beta=beta)
+        assert callable(score)
         values = score(vectors)
         if values.shape != vectors.shape[:1]:
             raise ValueError(f"score: expected to return ({vectors.shape[0]},), got {tuple(values.shape)}")

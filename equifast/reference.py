@@ -19,6 +19,7 @@ from .frames import carrying_table, lifting_table
 from .geometry import IDENTITY, STEPS, Matrix, factor, rows
 from .groups import Group, as_group
 from .representations import channel_action
+from .scores import NAMED, of_class
 from .transform_set import Transforms, as_transforms
 
 
@@ -178,6 +179,26 @@ def orbit_linear_scores(
     """`orbit_scores` of ``F.linear(features, weight, bias)``: features (E·B, f), weight (d, f), the others (d,)."""
     vectors = F.linear(features, weight, bias)
     return orbit_scores(vectors, reference, group=group, beta=beta, similarity=similarity)
+
+
+def orbit_logit_scores(
+    logits: Tensor,
+    *,
+    group: Group | str,
+    score: str = "confidence",
+    index: int | Tensor | None = None,
+    beta: float = 1.0,
+) -> OrbitScores:
+    """A score of `scores` of the logits (E·B, K) of each member, its softmax over the group, and the arg max."""
+    order = as_group(group).order
+    function = NAMED[score] if index is None else of_class(index)
+    values = function(logits)
+    if values.requires_grad:
+        # As in `orbit_scores`: the logits behind scores that pass no gradient are replaced by others.
+        usable = is_usable(values.view(order, -1).t()).squeeze(1).repeat(order)
+        passing = values.isfinite() & usable
+        values = torch.where(passing, function(torch.where(passing[:, None], logits, 0)), values.detach())
+    return select(values.view(order, logits.shape[0] // order).t(), beta)
 
 
 def orbit_losses(

@@ -309,6 +309,29 @@ def orbit_scores_backward(k):
         yield *pair, vectors, reference, probabilities, 1.5, k.flag
 
 
+def _logits(k: Choices) -> Iterator[tuple]:
+    """Logits, the class of each sample or None, and a score of them: between the flags, every score."""
+    classes = k.size(7, 2, 40)
+    for score in ("confidence", "margin") if k.flag else ("negative_entropy", "energy", "class"):
+        index = k.new(k.batch).argsort() % classes if score == "class" else None
+        yield k.new(k.order * k.batch, classes), index, score
+
+
+@arguments()
+def orbit_logit_scores(k):
+    for logits, index, score in _logits(k):
+        yield logits, index, k.order, score, 1.5
+
+
+@arguments(differentiable=False)
+def orbit_logit_scores_backward(k):
+    grads = k.new(k.batch, k.order, dtype=k.wide), k.new(k.batch, k.order, dtype=k.wide)
+    probabilities = k.new(k.batch, k.order, dtype=k.wide).softmax(1)
+    pairs = (grads, (grads[0], None), (None, grads[1]))
+    for i, (logits, index, score) in enumerate(_logits(k)):
+        yield *pairs[i], logits, index, probabilities, score, 1.5
+
+
 @arguments()
 def contrastive_loss(k):
     yield _vectors(k)[0], k.order, _normalize(k)

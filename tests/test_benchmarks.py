@@ -29,7 +29,7 @@ from benchmarks.harness.network import ConvNetwork, resnet50
 from benchmarks.harness.settings import CROP, GROUPS, Setting, further, headline, quick, tiny, weights
 from benchmarks.harness.targets import TARGETS, Target
 from benchmarks.harness.timings import Spread, Timings, Work
-from benchmarks.ops import act, crop_resize, estimator, orbit, orbit_conv2d, orbit_scores
+from benchmarks.ops import act, crop_resize, estimator, orbit, orbit_conv2d, orbit_logit_scores, orbit_scores
 from benchmarks.pipeline import canonicalize, memory, training, vectors
 from equifast.nn import CropResize
 
@@ -444,6 +444,10 @@ def test_rewritten_path_is_the_packages(group):
         *(make(TINY["C8"], 4, 5, 2, CPU) for make in (orbit_conv2d.forward, orbit_conv2d.backward)),
         *(make(TINY["C4"], CPU) for make in (crop_resize.forward, crop_resize.backward)),
         orbit_scores.case(Setting("C8", batch=5, size=1, vector=16), CPU),
+        *(
+            orbit_logit_scores.case(Setting("C8", batch=5, size=1, vector=16, dtype=dtype), CPU, name)
+            for dtype, name in (("float32", orbit_logit_scores.BOTH), ("bfloat16", orbit_logit_scores.FORWARD))
+        ),
     ],
     ids=lambda case: f"{case.measure}-{case.setting.group}",
 )

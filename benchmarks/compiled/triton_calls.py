@@ -189,6 +189,11 @@ def scores() -> Iterator[Call]:
     for dtype, order in (("fp32", 4), ("fp32", 8), ("fp32", 64), ("bf16", 8), ("fp16", 4), ("fp64", 8), ("fp64", 64)):
         for plain in (True, False) if (dtype, order) == ("fp32", 8) else (order == 64,):
             yield from losses(dtype, order, cosine=not plain)
+    for kind in ("confidence", "margin", "negative_entropy", "energy", "class"):
+        yield from logit_scores("fp32", 8, 1000, kind)
+    yield from logit_scores("bf16", 4, 10, "confidence")
+    yield from logit_scores("fp64", 8, 1000, "negative_entropy")
+    yield from logit_scores("fp16", 64, 10, "class")
     for batch, order, dtypes in (
         (4096, 8, ("tf32", "ieee", "bf16", "fp16", "fp64")),
         (64, 8, ("tf32",)),
@@ -219,6 +224,19 @@ def losses(dtype: str, order: int, cosine: bool) -> Iterator[Call]:
     name += ", with prior"
     yield name, lambda: both.orbit_losses(vectors, reference, target, order, *options)
     yield name, lambda: both.orbit_losses_backward(*grads, vectors, reference, target, *saved, *options)
+
+
+def logit_scores(dtype: str, order: int, classes: int, kind: str) -> Iterator[Call]:
+    """A score of logits, and its gradient."""
+    from equifast.kernels import orbit_logit_scores as score
+
+    batch = 64
+    logits = torch.empty((order * batch, classes), dtype=DTYPES[dtype])
+    index = torch.zeros(batch, dtype=torch.int64) if kind == "class" else None
+    a, p = torch.empty((2, batch, order), dtype=torch.promote_types(logits.dtype, torch.float32))
+    name = f"E {order}, K {classes} {dtype} {kind}"
+    yield name, lambda: score.orbit_logit_scores(logits, index, order, kind, 1.0)
+    yield name, lambda: score.orbit_logit_scores_backward(a, p, logits, index, p, kind, 1.0)
 
 
 def linear(dtype: str, batch: int, order: int) -> None:

@@ -83,13 +83,19 @@ def on_vectors(new: Tensors, batch: int, d: int) -> Arguments:
     e = GROUP.order
     vectors, reference = new(e * batch, d), new(d)
     activations, probabilities = new(batch, e), new(batch, e).softmax(1)
-    gram, scalars = new(batch, e, e, dtype=torch.promote_types(new.dtype, torch.float32)), (new(), new())
+    wide = torch.promote_types(new.dtype, torch.float32)
+    logit_scores, gram, scalars = new(batch, e, dtype=wide), new(batch, e, e, dtype=wide), (new(), new())
     saved = (vectors, reference, None, activations, probabilities, gram)
     return {
         "orbit_scores": lambda: (vectors, reference, e, 1.5, True),
         "orbit_scores_backward": lambda: (
             *(activations, activations, vectors, reference, probabilities),
             *(1.5, True),
+        ),
+        "orbit_logit_scores": lambda: (vectors, None, e, "confidence", 1.5),
+        "orbit_logit_scores_backward": lambda: (
+            *(logit_scores, logit_scores, vectors, None, logit_scores.softmax(1)),
+            *("confidence", 1.5),
         ),
         "contrastive_loss": lambda: (vectors, e, True),
         "contrastive_loss_backward": lambda: (scalars[0], vectors, gram, True),

@@ -10,7 +10,7 @@ import torch
 
 from ..harness.measure import COMPILE, Case
 from ..harness.settings import GROUPS, Setting, quick
-from . import act, crop_resize, estimator, orbit, orbit_conv2d, orbit_scores
+from . import act, crop_resize, estimator, orbit, orbit_conv2d, orbit_logit_scores, orbit_scores
 
 pytest.importorskip("pytest_benchmark")
 
@@ -31,6 +31,7 @@ def cases() -> dict[str, Case]:
     found["crop_resize"] = crop_resize.forward(images, DEVICE)
     found["crop_resize-backward"] = crop_resize.backward(images, DEVICE)
     found["orbit_scores"] = orbit_scores.case(quick(orbit_scores.SETTING), DEVICE)
+    found["orbit_logit_scores"] = orbit_logit_scores.case(quick(orbit_logit_scores.SETTINGS[0]), DEVICE)
     return found
 
 

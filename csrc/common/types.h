@@ -11,6 +11,9 @@ enum class Dtype { float64, float32, float16, bfloat16 };
 // What a convolution applies to its output.
 enum class Activation : int32_t { none, relu, gelu, silu };
 
+// What orbit_logit_scores computes of the logits of a member: a function of equifast/scores.py.
+enum class LogitScore : int32_t { confidence, margin, negative_entropy, energy, of_class };
+
 // The arguments of F.conv2d along one axis: along rows or along columns.
 struct Window {
   int32_t size;  // of the image

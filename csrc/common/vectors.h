@@ -37,6 +37,42 @@ inline void check_gram(const Tensor& gram, const Tensor& vectors, int64_t batch,
   check_sizes(gram, {batch, order, order}, accumulate_dtype(vectors), "gram", "the accumulate type of vectors");
 }
 
+inline LogitScore logit_score_of(const std::string& name) {
+  if (name == "confidence") return LogitScore::confidence;
+  if (name == "margin") return LogitScore::margin;
+  if (name == "negative_entropy") return LogitScore::negative_entropy;
+  if (name == "energy") return LogitScore::energy;
+  STD_TORCH_CHECK(name == "class",
+                  "score: expected 'confidence', 'margin', 'negative_entropy', 'energy' or 'class', got '", name, "'");
+  return LogitScore::of_class;
+}
+
+// What orbit_logit_scores gets; returns the number of samples.
+inline int64_t check_logits(const Tensor& logits, const std::optional<Tensor>& index, int64_t order,
+                            LogitScore score) {
+  STD_TORCH_CHECK(logits.dim() == 2 && order > 0 && logits.size(0) % order == 0 && logits.size(1) > 1,
+                  "logits: expected (E·B, K) with K ≥ 2 and E = ", order);
+  const int64_t batch = logits.size(0) / order;
+  STD_TORCH_CHECK(index.has_value() == (score == LogitScore::of_class), "index: expected ids with the score 'class'");
+  if (index) check_sizes(*index, {batch}, ScalarType::Long, "index", "int64");
+  return batch;
+}
+
+// What orbit_logit_scores_backward gets; returns the order E of the group.
+inline int64_t check_logit_gradients(const std::optional<Tensor>& grad_activations,
+                                     const std::optional<Tensor>& grad_probabilities, const Tensor& logits,
+                                     const std::optional<Tensor>& index, const Tensor& probabilities,
+                                     LogitScore score) {
+  STD_TORCH_CHECK(probabilities.dim() == 2, "probabilities: expected (B, E)");
+  const int64_t order = probabilities.size(1), batch = check_logits(logits, index, order, score);
+  const ScalarType dtype = accumulate_dtype(logits);
+  const char* expected = "the accumulate type of logits";
+  check_sizes(probabilities, {batch, order}, dtype, "probabilities", expected);
+  if (grad_activations) check_sizes(*grad_activations, {batch, order}, dtype, "grad_activations", expected);
+  if (grad_probabilities) check_sizes(*grad_probabilities, {batch, order}, dtype, "grad_probabilities", expected);
+  return order;
+}
+
 // What orbit_scores_backward gets; returns the order E of the group.
 inline int64_t check_score_gradients(const std::optional<Tensor>& grad_activations,
                                      const std::optional<Tensor>& grad_probabilities, const Tensor& vectors,

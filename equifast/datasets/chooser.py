@@ -5,25 +5,16 @@ from __future__ import annotations
 import importlib
 import sys
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import scores
 from ..canonical_form import CanonicalForm
 from ..canonicalize import canonicalize
 from ..groups import Group, as_group
 from ..nn import Canonicalizer, EquivariantNetwork
-
-#: Scores of a classifier by the name of their function.
-SCORES: dict[str, Callable[[Tensor], Tensor]] = {
-    name: function
-    for name, function in vars(scores).items()
-    if callable(function) and getattr(function, "__module__", None) == scores.__name__ and not name.startswith("_")
-}
 
 
 def load(name: str) -> Any:
@@ -94,7 +85,7 @@ class Chooser:
                 x,
                 self.network,
                 group=self.group,
-                score=SCORES[self.score or "confidence"],
+                score=self.score,
                 estimator="none",
                 network_dtype=self.network_dtype,
             )

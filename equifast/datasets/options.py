@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from .chooser import SCORES, Chooser, load
+from ..scores import NAMED
+from .chooser import Chooser, load
 
 DESCRIPTION = """
 Writes each image of IN to OUT as a network prefers it, in the same format: turned and flipped as its EXIF says, then
@@ -28,7 +29,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         "--network", required=True, metavar="NAME", help="module:attribute, a module or what makes it; or a file.pt2"
     )
     parser.add_argument("--group", help="such as C4; by default that of the network, if it has one")
-    parser.add_argument("--score", choices=sorted(SCORES), help="of a classifier's logits (default: confidence)")
+    parser.add_argument("--score", choices=sorted(NAMED), help="of a classifier's logits (default: confidence)")
     parser.add_argument("--size", type=int, default=224, help="the network sees the central square in SIZE×SIZE pixels")
     numbers: dict[str, Any] = {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
     parser.add_argument("--mean", default=(0.0,) * 3, **numbers, help="is subtracted from values in [0, 1]")

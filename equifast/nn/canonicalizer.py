@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from .. import checks
 from ..canonical_form import CanonicalForm
-from ..canonicalize import canonicalize
+from ..canonicalize import Score, canonicalize, check_score
 from ..compiler import is_exporting
 from ..estimators import ESTIMATORS, SURROGATES, check_gate
 from ..groups import as_group
@@ -61,13 +61,14 @@ class Canonicalizer(nn.Module):
         preprocess: Callable[[Tensor], Tensor] | None = None,
         estimator: str = "straight_through",
         padding_mode: str = "border",
-        score: Callable[[Tensor], Tensor] | None = None,
+        score: Score | None = None,
         network_dtype: torch.dtype | None = None,
         gate: float | None = None,
     ) -> None:
         super().__init__()
         checks.one_of("estimator", estimator, ESTIMATORS)
         check_gate(gate, estimator)
+        check_score(score)
         checks.padding_mode(padding_mode)
         checks.one_of("network_dtype", network_dtype, NETWORK_DTYPES)
         if crop is not None or resize is not None:
@@ -147,7 +148,7 @@ class Canonicalizer(nn.Module):
         *,
         network: Callable[[Tensor], Tensor] | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
-        score: Callable[[Tensor], Tensor] | None = None,
+        score: Score | None = None,
         revision: str | None = None,
     ) -> Canonicalizer:
         """A canonicalizer as `save_pretrained` has written it, in eval mode and on the CPU.

@@ -110,9 +110,9 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: t.shape for name, t in module.state_dict().items()}
 
 
-def _name_of_score(score: Callable) -> str:
-    name = getattr(score, "__name__", GIVEN)
-    return name if getattr(scores, name, None) is score else GIVEN
+def _name_of_score(score: object) -> str:
+    name, _ = scores.named(score)
+    return name if name in scores.NAMED else GIVEN
 
 
 def options_of(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -145,11 +145,10 @@ def _part(name: str, description: dict[str, Any] | str | None, given: object, fo
     if description is None:
         return None
     if isinstance(description, str):
-        score = getattr(scores, description, None)
-        if getattr(score, "__module__", None) != scores.__name__ or description.startswith("_"):
+        if description not in scores.NAMED:
             place = folder / CONFIG
             raise ValueError(f"{name}: expected a function of equifast.scores in {place}, got {description!r}")
-        return score
+        return scores.NAMED[description]
     if description.get("type") not in DESCRIBED:
         known = ", ".join(DESCRIBED)
         raise ValueError(f"{name}: expected one of {known} in {folder / CONFIG}, got {description.get('type')!r}")

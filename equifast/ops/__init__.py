@@ -15,6 +15,7 @@ from .orbit_average import orbit_average as orbit_average
 from .orbit_conv2d import orbit_conv2d as orbit_conv2d
 from .orbit_conv2d_pool import orbit_conv2d_pool as orbit_conv2d_pool
 from .orbit_linear_scores import orbit_linear_scores as orbit_linear_scores
+from .orbit_logit_scores import orbit_logit_scores as orbit_logit_scores
 from .orbit_losses import orbit_losses as orbit_losses
 from .orbit_scores import orbit_scores as orbit_scores
 from .registry import decompositions as decompositions

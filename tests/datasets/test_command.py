@@ -26,7 +26,6 @@ from .served import serve
 pytest.importorskip("PIL.Image")
 
 from equifast.datasets import pictures, sources  # noqa: E402
-from equifast.datasets.chooser import SCORES  # noqa: E402
 from equifast.datasets.manifest import Journal  # noqa: E402
 
 from .test_pictures import picture, saved  # noqa: E402
@@ -147,11 +146,6 @@ def test_an_exported_program_is_a_network(tmp_path):
     arguments = ["canonicalize", str(tmp_path / "in"), str(tmp_path / "out"), "--size", SIZE, "--workers", "0"]
     command.main([*arguments, "--network", str(tmp_path / "network.pt2"), "--group", "C4"])
     assert tree(tmp_path / "out") == tree(tmp_path / "expected")
-
-
-def test_scores_are_those_of_the_package():
-    names = {"confidence", "margin", "negative_entropy"}
-    assert SCORES.keys() == names and all(SCORES[name] is getattr(scores, name) for name in names)
 
 
 BROKEN = {

@@ -25,6 +25,8 @@ LAUNCHES = {
     "orbit_conv2d_pool": ["orbit_conv2d_pool"],
     "orbit_scores": ["orbit_scores"],
     "orbit_linear_scores": ["orbit_linear_scores"],
+    "orbit_logit_scores": ["orbit_logit_scores"],
+    "orbit_logit_scores_backward": ["orbit_logit_scores_backward"],
     "contrastive_loss": ["contrastive_loss", "mean"],
     "contrastive_loss_backward": ["contrastive_loss_backward"],
     "orbit_scores_backward": ["orbit_scores_backward"],

@@ -25,6 +25,7 @@ GOOD = {
     equifast.orbit_average: {"y": Y, "weights": WEIGHTS, "group": "C4"},
     equifast.orbit_conv2d: {"x": X, "weight": WEIGHT, "bias": rand(4), "group": "C4"},
     equifast.orbit_scores: {"vectors": VECTORS, "reference": rand(5), "group": "C4"},
+    equifast.orbit_logit_scores: {"logits": VECTORS, "group": "C4", "score": "class", "index": torch.tensor([4, 0])},
     ops.contrastive_loss: {"vectors": VECTORS, "group": "C4"},
 }
 
@@ -136,6 +137,21 @@ def perturbations(op):
             yield {"vectors": rand(*shape)}, ValueError, message
         yield {"vectors": rand(7, 5)}, ValueError, r"vectors: expected E·B rows with E = 4, got \(7, 5\)"
 
+    if op is equifast.orbit_logit_scores:
+        for shape in ((8,), (4, 2, 5), ()):
+            yield {"logits": rand(*shape)}, ValueError, rf"logits: expected \(E·B, K\), got {re.escape(str(shape))}"
+        yield {"logits": rand(7, 5)}, ValueError, r"logits: expected E·B rows with E = 4, got \(7, 5\)"
+        yield {"logits": rand(8, 1)}, ValueError, r"logits: expected \(E·B, K\) with K ≥ 2 classes, got \(8, 1\)"
+        yield from elsewhere("logits", ["index"], good)
+        yield {"index": good["index"].int()}, TypeError, "index: expected int64 ids, got torch.int32"
+        yield {"index": good["index"][:1]}, ValueError, r"index: expected \(2,\), got \(1,\)"
+        yield {"index": good["index"] + 1}, ValueError, r"index: expected ids in \[0, 5\), got 5"
+        yield {"index": 5}, ValueError, "index: expected a class from 0 to 4, got 5"
+        yield {"index": None}, ValueError, "index: expected a class with score 'class'"
+        yield {"score": "energy"}, ValueError, "index: expected None with score 'energy'"
+        yield from not_a_choice("score", "confidence, margin, negative_entropy, energy, class")
+        yield {"beta": torch.tensor(2.0)}, TypeError, "beta: expected a number, got a Tensor"
+
     if op is equifast.orbit_scores:
         yield from not_a_tensor("reference")
         yield from elsewhere("vectors", ["reference"], good)
@@ -223,6 +239,11 @@ ELEMENT = torch.tensor([0, 3])
         ("orbit_scores", (VECTORS, rand(5).double(), 4, 1.0, True), "reference: expected the dtype of vectors"),
         ("orbit_scores", (VECTORS, rand(5), 3, 1.0, True), r"vectors: expected \(E·B, d\) with E = 3"),
         ("orbit_scores", (VECTORS, rand(5), 0, 1.0, True), r"vectors: expected \(E·B, d\) with E = 0"),
+        ("orbit_logit_scores", (VECTORS, None, 3, "energy", 1.0), r"logits: expected \(E·B, K\) with K ≥ 2 and E = 3"),
+        ("orbit_logit_scores", (VECTORS[:, :1], None, 4, "energy", 1.0), r"logits: expected \(E·B, K\) with K ≥ 2"),
+        ("orbit_logit_scores", (VECTORS, None, 4, "entropy", 1.0), "score: expected 'confidence', .* got 'entropy'"),
+        ("orbit_logit_scores", (VECTORS, None, 4, "class", 1.0), "index: expected ids with the score 'class'"),
+        ("orbit_logit_scores", (VECTORS, ELEMENT[:1], 4, "class", 1.0), r"index: expected \(2,\)"),
         ("contrastive_loss", (VECTORS, 3, True), r"vectors: expected \(E·B, d\) with E = 3"),
     ],
     ids=str,

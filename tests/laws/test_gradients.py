@@ -104,6 +104,7 @@ def test_gradcheck_of_what_autograd_composes(name, adjoint, representation):
         ),
         ("orbit_scores", lambda x: equifast.orbit_scores(x, x[0], group="C4").activations),
         ("orbit_scores", lambda x: equifast.orbit_scores(x, x[0], group="C4").probabilities),
+        ("orbit_logit_scores", lambda x: equifast.orbit_logit_scores(x, group="C4").activations),
         ("contrastive_loss", lambda x: ops.contrastive_loss(x, group="C4")),
     ],
 )

@@ -85,12 +85,15 @@ class TestAutocast:
         with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match="weight: expected the dtype of x"):
             ops.orbit_conv2d(x, weight, group="C4")
 
-    @pytest.mark.parametrize("op", ["orbit_scores", "orbit_linear_scores", "orbit_losses", "contrastive_loss"])
+    @pytest.mark.parametrize(
+        "op", ["orbit_scores", "orbit_linear_scores", "orbit_logit_scores", "orbit_losses", "contrastive_loss"]
+    )
     def test_vectors_in_float64_stay(self, op):
         v, w, r = (rand(*s, dtype=torch.float64, seed=i) for i, s in enumerate(((8, 5), (5, 5), (5,))))
         call = {
             "orbit_scores": lambda: ops.orbit_scores(v, r, group="C4").activations,
             "orbit_linear_scores": lambda: ops.orbit_linear_scores(v, w, None, r, group="C4").activations,
+            "orbit_logit_scores": lambda: ops.orbit_logit_scores(v, group="C4").activations,
             "orbit_losses": lambda: ops.orbit_losses(v, r, group="C4").prior,
             "contrastive_loss": lambda: ops.contrastive_loss(v, group="C4"),
         }[op]

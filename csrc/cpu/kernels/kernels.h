@@ -159,6 +159,23 @@ struct ScoreGradArgs {
   double* grad_reference;                             // (tasks, d): a partial sum of each task
 };
 
+// Forward and backward; a task is a run of `samples` samples.
+struct LogitScoreArgs {
+  Dtype dtype;
+  LogitScore score;
+  int64_t E, B, K, samples;
+  const void* logits;    // (E, B, K)
+  const int64_t* index;  // (B,) of the score of a class, else null
+  double beta;
+  void* activations;    // forward: (B, E) in the accumulate type
+  void* probabilities;  // (B, E) in the accumulate type; forward writes it, backward reads it
+  int64_t* element;     // forward: (B,)
+  const void *grad_activations, *grad_probabilities;  // backward: (B, E) in the accumulate type; either may be null
+  void* grad_logits;                                  // backward: (E, B, K)
+
+  int64_t tasks() const { return (B + samples - 1) / samples; }
+};
+
 struct ContrastiveArgs {
   Dtype dtype;
   int64_t E, B, d;
@@ -214,6 +231,8 @@ inline int64_t score_tasks(int64_t batch) { return (batch + kScoreSamples - 1) /
   X(orbit_conv2d_grad_weight, OrbitConv2dArgs)      \
   X(orbit_scores, ScoreArgs)                        \
   X(orbit_scores_backward, ScoreGradArgs)           \
+  X(orbit_logit_scores, LogitScoreArgs)             \
+  X(orbit_logit_scores_backward, LogitScoreArgs)    \
   X(contrastive_loss, ContrastiveArgs)              \
   X(contrastive_loss_backward, ContrastiveArgs)     \
   X(batch_norm_act_statistics, BatchNormArgs)       \

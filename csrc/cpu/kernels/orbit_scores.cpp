@@ -8,31 +8,6 @@ namespace {
 template <class A>
 constexpr A kNormFloor = A(1e-8);  // the default of F.cosine_similarity
 
-// Writes the probabilities and returns the id of the maximum, the lowest of several. A score of −∞ masks its element. A
-// sample with a score of NaN or +∞, or with scores of −∞ alone, gets the identity and NaN probabilities. What decides
-// that are the scores as they are returned, in dtype T.
-template <class T, class A>
-int64_t softmax(const A* scores, int64_t E, A beta, A* probabilities) {
-  constexpr A kInfinity = std::numeric_limits<A>::infinity();
-  const auto returned = [&](int64_t e) { return widen(narrow<T>(scores[e])); };
-  const auto logit = [&](int64_t e) { return scores[e] > -kInfinity ? beta * scores[e] : -kInfinity; };
-  int64_t best = 0;
-  bool usable = true;
-  for (int64_t e = 0; e < E; ++e) {
-    usable = usable && returned(e) < kInfinity;
-    if (scores[e] > scores[best]) best = e;
-  }
-  if (!usable || returned(best) == -kInfinity) {
-    for (int64_t e = 0; e < E; ++e) probabilities[e] = std::numeric_limits<A>::quiet_NaN();
-    return 0;
-  }
-  A top = -kInfinity, sum = 0;
-  for (int64_t e = 0; e < E; ++e) top = logit(e) > top ? logit(e) : top;
-  for (int64_t e = 0; e < E; ++e) sum += probabilities[e] = std::exp(logit(e) - top);
-  for (int64_t e = 0; e < E; ++e) probabilities[e] /= sum;
-  return best;
-}
-
 }  // namespace
 
 // A task is a run of kScoreSamples samples.
@@ -63,7 +38,7 @@ void orbit_scores_backward(const ScoreGradArgs& a, int64_t begin, int64_t end) {
     using A = Acc<T>;
     const int64_t E = a.E, d = a.d;
     Buffer<A> r(d), v(d), g(3 * E);
-    A *grad = &g[0], *p = &g[E], *gp = &g[2 * E];
+    A* grad = g.data();
     widen_row(static_cast<const T*>(a.reference), r.data(), d);
     const A length = a.cosine ? norm(r.data(), d, kNormFloor<A>) : A(1);
     const bool r_free = a.cosine && length > kNormFloor<A>;
@@ -72,16 +47,7 @@ void orbit_scores_backward(const ScoreGradArgs& a, int64_t begin, int64_t end) {
       std::memset(partial, 0, d * sizeof(double));
       double along_r = 0;
       for (int64_t b = task * kScoreSamples; b < smaller((task + 1) * kScoreSamples, a.B); ++b) {
-        if (a.grad_activations) widen_row(static_cast<const T*>(a.grad_activations) + b * E, grad, E);
-        else std::memset(grad, 0, E * sizeof(A));
-        widen_row(static_cast<const T*>(a.probabilities) + b * E, p, E);
-        const bool usable = p[0] == p[0];
-        if (a.grad_probabilities && usable) {
-          widen_row(static_cast<const T*>(a.grad_probabilities) + b * E, gp, E);
-          A mean = 0;
-          for (int64_t e = 0; e < E; ++e) mean += p[e] * gp[e];
-          for (int64_t e = 0; e < E; ++e) grad[e] += static_cast<A>(a.beta) * p[e] * (gp[e] - mean);
-        }
+        const bool usable = score_gradient<T>(a, b, grad);
         for (int64_t e = 0; e < E; ++e) {
           const int64_t row = (e * a.B + b) * d;
           widen_row(static_cast<const T*>(a.vectors) + row, v.data(), d);

@@ -36,6 +36,52 @@ inline A times(A factor, A x) {
   return factor != 0 ? factor * x : A(0);
 }
 
+// Writes the probabilities and returns the id of the maximum, the lowest of several. A score of −∞ masks its element. A
+// sample with a score of NaN or +∞, or with scores of −∞ alone, gets the identity and NaN probabilities. What decides
+// that are the scores as they are returned, in dtype T.
+template <class T, class A>
+int64_t softmax(const A* scores, int64_t E, A beta, A* probabilities) {
+  constexpr A kInfinity = std::numeric_limits<A>::infinity();
+  const auto returned = [&](int64_t e) { return widen(narrow<T>(scores[e])); };
+  const auto logit = [&](int64_t e) { return scores[e] > -kInfinity ? beta * scores[e] : -kInfinity; };
+  int64_t best = 0;
+  bool usable = true;
+  for (int64_t e = 0; e < E; ++e) {
+    usable = usable && returned(e) < kInfinity;
+    if (scores[e] > scores[best]) best = e;
+  }
+  if (!usable || returned(best) == -kInfinity) {
+    for (int64_t e = 0; e < E; ++e) probabilities[e] = std::numeric_limits<A>::quiet_NaN();
+    return 0;
+  }
+  A top = -kInfinity, sum = 0;
+  for (int64_t e = 0; e < E; ++e) top = logit(e) > top ? logit(e) : top;
+  for (int64_t e = 0; e < E; ++e) sum += probabilities[e] = std::exp(logit(e) - top);
+  for (int64_t e = 0; e < E; ++e) probabilities[e] /= sum;
+  return best;
+}
+
+// The gradient of the activations of sample b, directly and through the probabilities: the first E of the 3·E numbers at
+// `grad`, the others being scratch memory. T is the type of all that is (B, E). Returns whether the sample chose by its
+// scores: otherwise its probabilities are NaN.
+template <class T, class Args>
+bool score_gradient(const Args& a, int64_t b, Acc<T>* grad) {
+  using A = Acc<T>;
+  const int64_t E = a.E;
+  A *p = grad + E, *gp = grad + 2 * E;
+  if (a.grad_activations) widen_row(static_cast<const T*>(a.grad_activations) + b * E, grad, E);
+  else std::memset(grad, 0, E * sizeof(A));
+  widen_row(static_cast<const T*>(a.probabilities) + b * E, p, E);
+  const bool usable = p[0] == p[0];
+  if (a.grad_probabilities && usable) {
+    widen_row(static_cast<const T*>(a.grad_probabilities) + b * E, gp, E);
+    A mean = 0;
+    for (int64_t e = 0; e < E; ++e) mean += p[e] * gp[e];
+    for (int64_t e = 0; e < E; ++e) grad[e] += static_cast<A>(a.beta) * p[e] * (gp[e] - mean);
+  }
+  return usable;
+}
+
 // The vectors of sample b, (E, d) in the accumulate type, from those of all samples, (E, B, d).
 template <class T>
 inline void load_orbit(const void* vectors, int64_t E, int64_t B, int64_t d, int64_t b, Acc<T>* out) {

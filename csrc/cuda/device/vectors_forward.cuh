@@ -9,8 +9,8 @@ namespace {
 // Writes activations, probabilities and the id of the largest score, the lowest of several. One warp does it. A score
 // of −∞ masks its element. A sample with a score of NaN or +∞, or with scores of −∞ alone, gets the identity and NaN
 // probabilities. What decides that are the scores as they are returned, in dtype T.
-template <class T>
-__device__ void choose(const ScoreArgs& a, int64_t b, const Acc<T>* score) {
+template <class T, class Args>
+__device__ void choose(const Args& a, int64_t b, const Acc<T>* score) {
   using A = Acc<T>;
   const int E = static_cast<int>(a.E);
   const A beta = static_cast<A>(a.beta);

@@ -53,6 +53,23 @@ struct ScoreGradArgs : VectorArgs {
   void* partial;                 // (grad_blocks(B), d) in the accumulate type: what each block adds to grad_reference
 };
 
+// What the kernels on logits (E·B, K) take; what only one of them takes is named so. Whatever is (B, E) is in the
+// accumulate type.
+struct LogitScoreArgs {
+  Dtype dtype;
+  LogitScore score;
+  int64_t E, B, K;
+  const void* logits;    // (E·B, K); the values of a row are neighbours in memory
+  int64_t row;           // values from one row to the next
+  const int64_t* index;  // (B,) of the score of a class, else null
+  double beta;
+  void* activations;                              // forward: (B, E)
+  void* probabilities;                            // (B, E); forward writes it, backward reads it
+  int64_t* element;                               // forward: (B,)
+  Gradient grad_activations, grad_probabilities;  // backward
+  void* grad_logits;                              // backward: (E·B, K)
+};
+
 // A backward kernel has a block for each run of samples, and at most kMaxGradBlocks of them. Every block has a partial
 // gradient of the reference. Their number is the same on every device, since the sum depends on it.
 constexpr int64_t kMaxGradBlocks = 1024;
@@ -61,6 +78,8 @@ inline int64_t grad_blocks(int64_t B) { return B ? ceil_div(B, samples_per_block
 
 void launch_orbit_scores(const ScoreArgs& args, Stream stream);
 void launch_orbit_scores_backward(const ScoreGradArgs& args, Stream stream);
+void launch_orbit_logit_scores(const LogitScoreArgs& args, Stream stream);
+void launch_orbit_logit_scores_backward(const LogitScoreArgs& args, Stream stream);
 void launch_contrastive_loss(const ScoreArgs& args, Stream stream);
 void launch_contrastive_loss_backward(const ScoreGradArgs& args, Stream stream);
 void launch_orbit_losses(const ScoreArgs& args, Stream stream);
