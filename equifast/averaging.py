@@ -25,8 +25,8 @@ WEIGHTS = ("probabilities", "equal")
 REPRESENTATIONS = ("invariant", "trivial", "regular", "vector")
 
 
-def check_options(group: Group, top_k: int | None, weights: str, representation: str) -> int:
-    """The number of members k.
+def check_options(group: Group, members: int, top_k: int | None, weights: str, representation: str) -> int:
+    """The number of members k, out of so many that there are.
 
     Raises:
         ValueError, TypeError: naming the option that is off.
@@ -34,11 +34,11 @@ def check_options(group: Group, top_k: int | None, weights: str, representation:
     checks.one_of("weights", weights, WEIGHTS)
     checks.one_of("representation", representation, REPRESENTATIONS)
     if top_k is None:
-        return group.order
+        return members
     if isinstance(top_k, bool) or not isinstance(top_k, int):
         raise TypeError(f"top_k: expected an int or None, got {type(top_k).__name__}")
-    if not 1 <= top_k <= group.order:
-        raise ValueError(f"top_k: expected 1 to {group.order} members for {group}, got {top_k}")
+    if not 1 <= top_k <= members:
+        raise ValueError(f"top_k: expected 1 to {members} members for {group}, got {top_k}")
     return top_k
 
 

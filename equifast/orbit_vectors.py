@@ -10,18 +10,21 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from . import lazy_orbit
-from .groups import Group
+from .groups import CyclicGroup, Group
 
 Network = Callable[[Tensor], Any]
 
 
 class OrbitNetwork(Protocol):
-    """A network that takes images (B, C, H, W) and makes their orbit itself, such as `nn.FusedNetwork`."""
+    """A network that takes images (B, C, H, W) and makes their orbit itself, such as `nn.FusedNetwork`.
+
+    It is called with another group only by a search (``refine``): with C1, so that it takes members as they are.
+    """
 
     orbit_group: Group
     padding_mode: str
 
-    def __call__(self, x: Tensor, /) -> Any: ...
+    def __call__(self, x: Tensor, /, group: Group | None = None) -> Any: ...
 
 
 #: What a network may be run in, under autocast; None: as it is.
@@ -59,21 +62,38 @@ def orbit_vectors(
     x: Tensor, network: Network, group: Group, padding_mode: str, dtype: torch.dtype | None = None
 ) -> Tensor:
     """``network(orbit(x))``, (E·B, d), checked. With ``dtype``, the network runs under autocast to it."""
+    return _in_dtype(x, network, group, padding_mode, dtype, are_rows=False)
+
+
+def row_vectors(rows: Tensor, network: Network, padding_mode: str, dtype: torch.dtype | None = None) -> Tensor:
+    """``network(rows)`` of rows (N, C, H, W) that are members of orbits already: (N, d), checked, as `orbit_vectors`.
+
+    They go to the network as orbits of C1, so its first layer runs the kernel that it runs on an orbit.
+    """
+    return _in_dtype(rows, network, CyclicGroup(1), padding_mode, dtype, are_rows=True)
+
+
+def _in_dtype(
+    x: Tensor, network: Network, group: Group, padding_mode: str, dtype: torch.dtype | None, are_rows: bool
+) -> Tensor:
     if dtype is None:
-        return _orbit_vectors(x, network, group, padding_mode)
+        return _orbit_vectors(x, network, group, padding_mode, are_rows)
     with torch.autocast(x.device.type, dtype):
-        vectors = _orbit_vectors(x, network, group, padding_mode)
+        vectors = _orbit_vectors(x, network, group, padding_mode, are_rows)
     return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
 
 
-def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str) -> Tensor:
+def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str, are_rows: bool) -> Tensor:
     maker = orbit_maker(network)
-    if maker is not None and (maker.orbit_group.name, maker.padding_mode) != (group.name, padding_mode):
+    if maker is not None and not are_rows and (maker.orbit_group.name, maker.padding_mode) != (group.name, padding_mode):
         theirs, ours = f"{maker.orbit_group} with {maker.padding_mode}", f"{group} with {padding_mode}"
         raise ValueError(f"network: makes the orbit of {theirs} padding, called for {ours}")
 
     def run(images: Tensor) -> Tensor:
-        output = lazy_orbit.run(network, images, group, padding_mode) if maker is None else network(images)
+        if maker is None:
+            output = lazy_orbit.run(network, images, group, padding_mode)
+        else:
+            output = network(images, group=group) if are_rows else network(images)
         vectors = _vectors_of(output)
         rows = group.order * images.shape[0]
         if not isinstance(vectors, Tensor) or vectors.dim() != 2 or vectors.shape[0] != rows:

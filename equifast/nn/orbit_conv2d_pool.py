@@ -14,7 +14,7 @@ class PooledOrbitConv2d(nn.Module):
     """`equifast.orbit_conv2d_pool` as a module: (B, C, H, W) → (E·B, out_channels), features of each orbit member.
 
     It convolves every member, applies the activation, and takes the mean over the pixels. It is a network for
-    `canonicalize` that makes the orbit itself. Neither the orbit nor the output of the convolution is in memory as a
+    `canonicalize` that makes the orbit itself, by its group or by another one that ``forward`` is given. Neither the orbit nor the output of the convolution is in memory as a
     whole, forward or backward.
 
     Args:
@@ -58,12 +58,12 @@ class PooledOrbitConv2d(nn.Module):
     def out_vector_size(self) -> int:
         return self.weight.shape[0]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, group: Group | None = None) -> Tensor:
         return ops.orbit_conv2d_pool(
             x,
             self.weight,
             self.bias,
-            group=self.orbit_group,
+            group=group or self.orbit_group,
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
