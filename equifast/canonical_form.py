@@ -187,7 +187,8 @@ class CanonicalForm:
         """Entropy of the probabilities in nats, ``−Σ p·log p``; (B,), float32 or float64.
 
         0 where one element is certain, log E where all are alike: an image that is symmetric, or in which the network
-        recognizes nothing. After a search, that of the K elements that were evaluated, and log K. NaN for a sample that fell back to the identity.
+        recognizes nothing. After a search, log K is the most, of the K elements that were evaluated. NaN for a sample
+        that fell back to the identity.
 
         Equivalent to: ``torch.distributions.Categorical(probs=probabilities).entropy()``.
         """
@@ -229,9 +230,10 @@ def _flatten_with_keys(form: CanonicalForm) -> tuple[list[tuple[_pytree.KeyEntry
 
 def _unflatten(tensors: Iterable[Any], context: Context) -> CanonicalForm:
     image, element, activations, probabilities, *rest = tensors
-    group, *options = context
+    group, padding_mode, gate, refine = context
     vectors = rest[0] if rest else None
-    return CanonicalForm(image, element, activations, probabilities, vectors, as_group(group), *options)
+    scores = activations, probabilities, vectors
+    return CanonicalForm(image, element, *scores, as_group(group), padding_mode, gate, refine)
 
 
 _pytree.register_pytree_node(

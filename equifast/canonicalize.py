@@ -11,7 +11,7 @@ from .canonical_form import CanonicalForm
 from .choice import OrbitScores, gated
 from .estimators import ESTIMATORS, check_gate
 from .groups import CyclicGroup, Group, as_group
-from .orbit_vectors import NETWORK_DTYPES, Network, orbit_vectors, row_vectors
+from .orbit_vectors import NETWORK_DTYPES, Network, orbit_vectors
 
 
 def canonicalize(
@@ -115,11 +115,12 @@ def canonicalize(
         if refine:
 
             def evaluate(rows: Tensor) -> Tensor:
-                made = row_vectors(rows, network, padding_mode, network_dtype)
+                made = orbit_vectors(rows, network, CyclicGroup(1), padding_mode, network_dtype, are_rows=True)
                 return _scores(made, reference, score, x, CyclicGroup(2), beta, similarity).activations
 
-            options = {"group": group, "refine": refine, "beta": beta, "padding_mode": padding_mode}
-            found = refinement.search(evaluate, small, scores, **options)
+            found = refinement.search(
+                evaluate, small, scores, group=group, refine=refine, beta=beta, padding_mode=padding_mode
+            )
             scores = found.scores
         vectors = vectors.unflatten(0, (group.order, x.shape[0])).transpose(0, 1)
     scores = scores if gate is None else gated(scores, gate)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from . import lazy_orbit
-from .groups import CyclicGroup, Group
+from .groups import Group
 
 Network = Callable[[Tensor], Any]
 
@@ -59,23 +59,19 @@ def orbit_maker(network: Network) -> OrbitNetwork | None:
 
 
 def orbit_vectors(
-    x: Tensor, network: Network, group: Group, padding_mode: str, dtype: torch.dtype | None = None
+    x: Tensor,
+    network: Network,
+    group: Group,
+    padding_mode: str,
+    dtype: torch.dtype | None = None,
+    *,
+    are_rows: bool = False,
 ) -> Tensor:
-    """``network(orbit(x))``, (E·B, d), checked. With ``dtype``, the network runs under autocast to it."""
-    return _in_dtype(x, network, group, padding_mode, dtype, are_rows=False)
+    """``network(orbit(x))``, (E·B, d), checked. With ``dtype``, the network runs under autocast to it.
 
-
-def row_vectors(rows: Tensor, network: Network, padding_mode: str, dtype: torch.dtype | None = None) -> Tensor:
-    """``network(rows)`` of rows (N, C, H, W) that are members of orbits already: (N, d), checked, as `orbit_vectors`.
-
-    They go to the network as orbits of C1, so its first layer runs the kernel that it runs on an orbit.
+    With ``are_rows`` the images are members of orbits already, and the group is C1. The network gets them as its
+    orbits, so its first layer runs the kernel that it runs on others. A network that makes the orbit itself is told.
     """
-    return _in_dtype(rows, network, CyclicGroup(1), padding_mode, dtype, are_rows=True)
-
-
-def _in_dtype(
-    x: Tensor, network: Network, group: Group, padding_mode: str, dtype: torch.dtype | None, are_rows: bool
-) -> Tensor:
     if dtype is None:
         return _orbit_vectors(x, network, group, padding_mode, are_rows)
     with torch.autocast(x.device.type, dtype):
@@ -85,7 +81,8 @@ def _in_dtype(
 
 def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str, are_rows: bool) -> Tensor:
     maker = orbit_maker(network)
-    if maker is not None and not are_rows and (maker.orbit_group.name, maker.padding_mode) != (group.name, padding_mode):
+    made = None if maker is None or are_rows else (maker.orbit_group.name, maker.padding_mode)
+    if maker is not None and made not in (None, (group.name, padding_mode)):
         theirs, ours = f"{maker.orbit_group} with {maker.padding_mode}", f"{group} with {padding_mode}"
         raise ValueError(f"network: makes the orbit of {theirs} padding, called for {ours}")
 
@@ -93,7 +90,7 @@ def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str,
         if maker is None:
             output = lazy_orbit.run(network, images, group, padding_mode)
         else:
-            output = network(images, group=group) if are_rows else network(images)
+            output = cast(OrbitNetwork, network)(images, **({"group": group} if are_rows else {}))
         vectors = _vectors_of(output)
         rows = group.order * images.shape[0]
         if not isinstance(vectors, Tensor) or vectors.dim() != 2 or vectors.shape[0] != rows:

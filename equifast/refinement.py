@@ -1,9 +1,9 @@
-"""Search for the best rotation: the orbit of a coarse group, then rounds of halved steps around the best of each image.
+"""Search for the best rotation: the orbit of a coarse group, then rounds of half steps around the best of each image.
 
-Rotations stay ids. C_n and k rounds end in C_{n·2^k}, and a D_n likewise; `finer` makes that group. Round i compares the
-best rotation so far with its two neighbours in the i-th of these groups; a reflection is kept. So E + 2k members are
-made and scored in place of E·2^k. If the scores of an image rise to one maximum along the circle and fall after it, the
-search finds the same element as a comparison of all members of the finest group.
+Rotations stay ids. C_n and k rounds end in C_{n·2^k}, and a D_n likewise; `finer` makes that group. Round i compares
+the best rotation so far with its two neighbours in the i-th of these groups; a reflection is kept. So E + 2k members
+are made and scored in place of E·2^k. If the scores of an image rise to one maximum along the circle and fall after it,
+the search finds the same element as a comparison of all members of the finest group.
 
 Shapes: B images, E elements of the coarse group, k rounds, K = E + 2k candidates of each image, N = E·2^k.
 """

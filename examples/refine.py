@@ -64,7 +64,7 @@ def shrink(images: Tensor) -> Tensor:
 
 
 def target(angle: Tensor) -> Tensor:
-    """The score to learn of a picture that is so far from upright, in radians: one maximum, broad below and sharp above."""
+    """The score to learn of a picture that is so far from upright, in radians: a sharp maximum on a broad one."""
     return (angle.cos() + (SHARP * (angle.cos() - 1)).exp()) / 2
 
 
@@ -172,14 +172,14 @@ def text(results: dict) -> str:
         if "same" in row:
             grid = next(r for r in results["runs"] if r["pictures"] == row["pictures"] and r["evaluated"] > 100)
             said.append(
-                f"* {row['pictures']}: the search finds the element of the grid for {row['same']:.1f} % of the views, and "
-                f"one at most a step from it for {row['near']:.1f} %, in 1/{grid['ms'] / row['ms']:.0f} of the time. The "
-                f"median view is {row['upright']:.1f}° from upright."
+                f"* {row['pictures']}: the search finds the element of the grid for {row['same']:.1f} % of the views, "
+                f"and one at most a step from it for {row['near']:.1f} %, in 1/{grid['ms'] / row['ms']:.0f} of the "
+                f"time. The median view is {row['upright']:.1f}° from upright."
             )
     ending = (
-        f"Each of {results['pictures']} pictures of either kind was turned {TURNS} times by angles in tenths of a degree. "
-        "Median and 90 %: how far apart the angles are at which a picture and its turned copy are taken for upright. ms: "
-        f"CPU time of an image, {results['threads']} threads. The pictures aren't those of training."
+        f"Each of {results['pictures']} pictures of either kind was turned {TURNS} times by angles in tenths of a "
+        "degree. Median and 90 %: how far a picture and its turned copy are apart after both were put upright. ms: CPU "
+        f"time of an image, {results['threads']} threads. The pictures aren't those of training."
     )
     return "\n\n".join([published.table(head, rows), "\n".join(said), ending])
 

@@ -1,4 +1,4 @@
-"""The picture of a search: pages as they come, the scores of all their rotations, whom the search asks, what goes on."""
+"""The picture of a search: pages as they come, scores of all their rotations, whom the search asks, what goes on."""
 
 from pathlib import Path
 

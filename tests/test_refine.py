@@ -1,4 +1,4 @@
-"""The search for the best rotation: its definition, what it finds, how it turns with the image, gradients, and limits."""
+"""The search for the best rotation: its definition, what it finds, how it turns with the image, gradients, limits."""
 
 import copy
 import io
@@ -63,9 +63,7 @@ def test_it_is_the_definition(name, padding_mode):
             assert_same(form.element, element)
             assert_near(form.activations, activations)
             assert_near(form.probabilities, activations.softmax(1))
-            assert_same(
-                form.image, act(x, form.element, group=form.group, inverse=True, padding_mode=padding_mode)
-            )
+            assert_same(form.image, act(x, form.element, group=form.group, inverse=True, padding_mode=padding_mode))
             assert (form.activations.isfinite().sum(1) == candidate_count(as_group(name), refine)).all()
             assert_same(form.activations.gather(1, form.element[:, None]), form.activations.amax(1, keepdim=True))
             assert_same(form.invert(x), act(x, form.element, group=form.group, padding_mode=padding_mode))

@@ -38,9 +38,9 @@ class Canonicalizer(nn.Module):
         learn_reference: whether the reference is a parameter; otherwise it is a buffer.
         crop, resize: a centre crop and a resize of the images before the network, as in `CropResize`.
         beta, similarity, preprocess, estimator, padding_mode, score, network_dtype, gate, refine: as in `canonicalize`.
-            With ``score`` there is no reference. In eval mode "gumbel" takes the arg max. ``preprocess`` takes the place of
-            ``crop`` and ``resize``, and has to commute with the group; `equifast.check_preprocess` tells whether it
-            does.
+            With ``score`` there is no reference. In eval mode "gumbel" takes the arg max. ``preprocess`` takes the
+            place of ``crop`` and ``resize``, and has to commute with the group; `equifast.check_preprocess` tells
+            whether it does.
 
     Raises:
         ValueError: for an option that is unknown, or that contradicts another one.

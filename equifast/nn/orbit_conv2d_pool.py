@@ -14,8 +14,8 @@ class PooledOrbitConv2d(nn.Module):
     """`equifast.orbit_conv2d_pool` as a module: (B, C, H, W) → (E·B, out_channels), features of each orbit member.
 
     It convolves every member, applies the activation, and takes the mean over the pixels. It is a network for
-    `canonicalize` that makes the orbit itself, by its group or by another one that ``forward`` is given. Neither the orbit nor the output of the convolution is in memory as a
-    whole, forward or backward.
+    `canonicalize` that makes the orbit itself. Neither the orbit nor the output of the convolution is in memory as a
+    whole, forward or backward. ``forward`` takes another group in place of its own.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as in `torch.nn.Conv2d`.
