@@ -96,6 +96,8 @@ demo: .venv/demo
 pictures: .venv/demo
 	$(PY) examples/imagenet.py
 	$(PY) examples/gate.py
+	$(PY) examples/refine.py
+	$(PY) examples/average.py
 	$(PY) examples/aerial.py
 
 # Two processes train at a time, with one thread each: that takes four fifths of the time of one with two. What is timed
