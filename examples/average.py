@@ -63,8 +63,8 @@ def text(results: dict) -> str:
     rows = [[run["name"], str(run["members"]), f"{run['jump']:.1f}", f"{run['mean']:.1f}"] for run in results["runs"]]
     head = ["MobileNetV2 behind C4", "runs of the model", "largest change, points", "mean, %"]
     said = (
-        f"The probability of the right class of a photograph ({results['photograph']}) at {results['angles']} angles of "
-        "a full turn: the largest change from one angle to the next, and the mean."
+        f"The probability of the right class of a photograph ({results['photograph']}) at {results['angles']} angles "
+        "of a full turn: the largest change from one angle to the next, and the mean."
     )
     return f"{published.table(head, rows)}\n\n{said}"
 

@@ -1,4 +1,4 @@
-"""The examples of searches and averages, on a few small pictures and with networks that have hardly learned anything."""
+"""The examples of searches and averages, on a few small pictures, with networks that have hardly learned anything."""
 
 import importlib
 from pathlib import Path
