@@ -25,7 +25,6 @@ from .groups import CyclicGroup, DihedralGroup, Group
 #: The finest group has at most this many rotations, which are 0.09° apart. Action tables and activations list them all.
 MOST = 4096
 
-
 #: The ids (B, K) of the candidates in the finest group, the coarse group, and the finest one.
 Candidates = tuple[Tensor, Group, Group]
 
@@ -95,8 +94,8 @@ def search(
     for i in range(1, refine + 1):
         step = finer(group, i)
         neighbours = torch.stack([(2 * turn + d) % step.n for d in (-1, 1)])  # (2, B)
-        rows = images.expand(2, *images.shape).flatten(0, 1)
         of_rows = (neighbours + flip * step.n).flatten()
+        rows = torch.cat((images, images))
         found = evaluate(ops.act(rows, of_rows, group=step, inverse=True, padding_mode=padding_mode))
         candidates.append(_refined(neighbours, flip, refine - i, fine).t())
         activations.append(found)
@@ -134,8 +133,8 @@ def estimate(name: str, x: Tensor, found: Search, beta: float, padding_mode: str
 
 def _members(y: Tensor, ids: Tensor, fine: Group, padding_mode: str, adjoint: bool = False) -> Tensor:
     """S_e y for the elements e = ``ids`` (B, 2) of each image, or the transposes: (2, B, C, H, W)."""
-    rows, table = y.expand(2, *y.shape).flatten(0, 1), fine.action_table(inverse=True)
-    moved = torch.ops.equifast.act(rows, ids.t().flatten(), table, [], [], padding_mode, adjoint)
+    table = fine.action_table(inverse=True)
+    moved = torch.ops.equifast.act(torch.cat((y, y)), ids.t().flatten(), table, [], [], padding_mode, adjoint)
     return moved.unflatten(0, (2, len(y)))
 
 
