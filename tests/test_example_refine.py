@@ -34,11 +34,12 @@ def test_the_score_to_learn_has_one_maximum(example):
 
 def test_no_turn_cuts_anything_off_a_picture(example):
     refine = example("refine")
-    squares = refine.padded(torch.zeros(1, 3, 96, 96))
-    assert squares.shape == (1, 3, 128, 128)
     at = torch.arange(128) - 63.5
-    outside = (at.square() + at[:, None].square()).sqrt() > 63.5
-    assert (squares[0, 0][outside] > 250).all() and squares.min() < 1
+    outside = (at.square() + at[:, None].square()).sqrt() > 65
+    for height, width in ((96, 96), (97, 60), (50, 111)):
+        square = refine.squared(torch.zeros(3, height, width))
+        assert square.shape == (1, 3, 128, 128) and square.amin() < 1 and (square[0, 0][outside] > 250).all()
+        torch.testing.assert_close(square, square.rot90(2, (2, 3)))
 
 
 def test_rows_tables_and_the_picture(example, tmp_path, monkeypatch):
@@ -47,12 +48,13 @@ def test_rows_tables_and_the_picture(example, tmp_path, monkeypatch):
     pages = refine.pages(3, seed=0)
     module = refine.trained(pages, steps=2, batch=4)
     rows = refine.measured("pages", module, pages[:2])
-    assert [(row["rounds"], row["evaluated"]) for row in rows] == [(0, 8), (2, 12), (4, 16), (6, 20), (0, 512)]
+    evaluated = [(row["from"], row["rounds"], row["evaluated"]) for row in rows]
+    assert evaluated == [(8, 0, 8), (8, 2, 12), (8, 4, 16), (8, 6, 20), (32, 4, 40), (512, 0, 512)]
     for row in rows:
         assert 0 <= row["median"] <= row["ninety"] <= 180 and 0 <= row["within"] <= row["two"] <= 100
-    assert 0 <= rows[3]["same"] <= rows[3]["near"] <= 100
+    assert all(0 <= row["same"] <= row["near"] <= 100 for row in rows[3:5])
     text = refine.text({"runs": rows, "pictures": 2, "threads": 1})
-    assert text.startswith("| ") and "pages, grid" in text and "in 1/" in text
+    assert text.startswith("| ") and "pages, from C512" in text and "in 1/" in text
     published.insert("<!-- refine -->\n<!-- end of refine -->", "refine", text)
     example("refine_picture").draw(tmp_path / "refine.png", module, pages[:2])
     assert (tmp_path / "refine.png").stat().st_size > 1000
