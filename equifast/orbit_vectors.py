@@ -88,7 +88,7 @@ def _orbit_vectors(x: Tensor, network: Network, group: Group, padding_mode: str,
 
     def run(images: Tensor) -> Tensor:
         if maker is None:
-            output = lazy_orbit.run(network, images, group, padding_mode)
+            output = lazy_orbit.run(network, images, group, padding_mode, is_made=are_rows)
         else:
             output = cast(OrbitNetwork, network)(images, **({"group": group} if are_rows else {}))
         vectors = _vectors_of(output)
