@@ -25,8 +25,8 @@ WEIGHTS = ("probabilities", "equal")
 REPRESENTATIONS = ("invariant", "trivial", "regular", "vector")
 
 
-def check_options(group: Transforms, top_k: int | None, weights: str, representation: str) -> int:
-    """The number of members k.
+def check_options(group: Transforms, members: int, top_k: int | None, weights: str, representation: str) -> int:
+    """The number of members k, out of so many that there are.
 
     Raises:
         ValueError, TypeError: naming the option that is off.
@@ -36,11 +36,11 @@ def check_options(group: Transforms, top_k: int | None, weights: str, representa
     if representation != "invariant":
         representations.check(group, representation)
     if top_k is None:
-        return group.order
+        return members
     if isinstance(top_k, bool) or not isinstance(top_k, int):
         raise TypeError(f"top_k: expected an int or None, got {type(top_k).__name__}")
-    if not 1 <= top_k <= group.order:
-        raise ValueError(f"top_k: expected 1 to {group.order} members for {group}, got {top_k}")
+    if not 1 <= top_k <= members:
+        raise ValueError(f"top_k: expected 1 to {members} members for {group}, got {top_k}")
     return top_k
 
 

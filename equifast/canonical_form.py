@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from . import averaging, checks, choice, losses, ops, representations, targets
+from . import averaging, checks, choice, losses, ops, refinement, representations, targets
 from .dtypes import accumulate_dtype
 from .groups import CyclicGroup, DihedralGroup, Group
 from .targets import Targets
@@ -32,6 +32,9 @@ class CanonicalForm:
             fell back to the identity, for one of its activations is NaN or +inf, or all are −inf.
         vectors: (B, E, d), what the network made of the orbit; None when activations were given.
         group, padding_mode, gate: of the call. The padding is that of the images; masks have one of their own.
+        refine: the rounds of the search. If there were any, ``group`` is the finest one, and E is the order of that but
+            for ``vectors``, which are those of the coarse orbit. The search evaluates few of the elements; the others
+            have the activation −inf and the probability 0.
     """
 
     image: Tensor
@@ -42,6 +45,7 @@ class CanonicalForm:
     group: Transforms
     padding_mode: str = "border"
     gate: float | None = None
+    refine: int = 0
 
     def invert(self, y: Tensor, representation: str = "trivial") -> Tensor:
         """Outputs on canonical images back to the frame of the inputs, ``g_e·y``: (B, C', H', W') → the same.
@@ -90,14 +94,15 @@ class CanonicalForm:
         Args:
             model: (N, C, H, W) → (N, …); any callable that treats its rows alike.
             x: the images that this form is of.
-            top_k: the number of members; all by default.
+            top_k: the number of members; all by default, which after a search are all that it has evaluated.
             weights: "probabilities" or "equal".
             representation: "invariant" for outputs that don't move with the image, such as logits; else as in `invert`.
 
         Raises:
             ValueError, TypeError: naming the argument.
         """
-        count = averaging.check_options(self.group, top_k, weights, representation)
+        members = refinement.candidate_count(self._coarse, self.refine)
+        count = averaging.check_options(self.group, members, top_k, weights, representation)
         checks.images("x", x)
         if x.shape != self.image.shape:
             raise ValueError(f"x: expected the images of this form, {checks.shape(self.image)}, got {checks.shape(x)}")
@@ -149,10 +154,10 @@ class CanonicalForm:
         return losses.prior_loss(self.activations, target, beta=beta)
 
     def contrastive_loss(self, *, normalize: bool = False) -> Tensor:
-        """`losses.contrastive_loss` of the vectors."""
+        """`losses.contrastive_loss` of the vectors, which are those of the orbit, whatever a search has added to it."""
         if self.vectors is None:
             raise ValueError("vectors: none here, since activations were given; no contrastive loss")
-        return losses.contrastive_loss(self.vectors, group=self.group, normalize=normalize)
+        return losses.contrastive_loss(self.vectors, group=self._coarse, normalize=normalize)
 
     @property
     def tied(self) -> Tensor:
@@ -184,7 +189,8 @@ class CanonicalForm:
         """Entropy of the probabilities in nats, ``−Σ p·log p``; (B,), float32 or float64.
 
         0 where one element is certain, log E where all are alike: an image that is symmetric, or in which the network
-        recognizes nothing. NaN for a sample that fell back to the identity.
+        recognizes nothing. After a search, log K is the most, of the K elements that were evaluated. NaN for a sample
+        that fell back to the identity.
 
         Equivalent to: ``torch.distributions.Categorical(probs=probabilities).entropy()``.
         """
@@ -195,22 +201,28 @@ class CanonicalForm:
         return (self.element == 0).float().mean()
 
     @property
+    def _coarse(self) -> Transforms:
+        """The group of the orbit, which is ``group`` but for a search."""
+        return refinement.coarser(self.group, self.refine)
+
+    @property
     def _size(self) -> tuple[int, int]:
         return self.image.shape[-2], self.image.shape[-1]
 
 
-#: The name of the group or of the set, padding_mode and gate.
-Context = tuple[str, str, float | None]
+#: The name of the group or of the set, padding_mode, gate and refine.
+Context = tuple[str, str, float | None, int]
 
-#: The attributes that are tensors. The others are the same for every batch.
-_TENSORS = tuple(field.name for field in fields(CanonicalForm) if field.name not in ("group", "padding_mode", "gate"))
+#: The attributes that are the same for every batch. The others are tensors.
+_OPTIONS = ("group", "padding_mode", "gate", "refine")
+_TENSORS = tuple(field.name for field in fields(CanonicalForm) if field.name not in _OPTIONS)
 
 
 def _flatten(form: CanonicalForm) -> tuple[list[Tensor], Context]:
     # Vectors that are None are no leaf, as many functions of trees want nothing but tensors. Compilers and
     # `torch.export` want a context of strings.
     tensors = [getattr(form, name) for name in _TENSORS if getattr(form, name) is not None]
-    return tensors, (form.group.name, form.padding_mode, form.gate)
+    return tensors, (form.group.name, form.padding_mode, form.gate, form.refine)
 
 
 def _flatten_with_keys(form: CanonicalForm) -> tuple[list[tuple[_pytree.KeyEntry, Tensor]], Context]:
@@ -220,9 +232,10 @@ def _flatten_with_keys(form: CanonicalForm) -> tuple[list[tuple[_pytree.KeyEntry
 
 def _unflatten(tensors: Iterable[Any], context: Context) -> CanonicalForm:
     image, element, activations, probabilities, *rest = tensors
-    group, padding_mode, gate = context
+    group, padding_mode, gate, refine = context
     vectors = rest[0] if rest else None
-    return CanonicalForm(image, element, activations, probabilities, vectors, as_transforms(group), padding_mode, gate)
+    scores = activations, probabilities, vectors
+    return CanonicalForm(image, element, *scores, as_transforms(group), padding_mode, gate, refine)
 
 
 _pytree.register_pytree_node(

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]  # not in torch's stubs
 
-from . import checks, ops, scores
+from . import checks, ops, refinement, scores
 from .canonical_form import CanonicalForm
 from .choice import OrbitScores, gated
 from .estimators import ESTIMATORS, check_gate
+from .groups import CyclicGroup, as_group
 from .orbit_vectors import NETWORK_DTYPES, Network, orbit_vectors
 from .transform_set import Transforms, as_transforms
 
@@ -34,6 +35,7 @@ def canonicalize(
     activations: Tensor | None = None,
     network_dtype: torch.dtype | None = None,
     gate: float | None = None,
+    refine: int = 0,
 ) -> CanonicalForm:
     """Choose a group element for each image by a network's vectors of its orbit, and undo it.
 
@@ -77,6 +79,11 @@ def canonicalize(
         gate: an image is left as it is unless the best activation is above that of the identity by so much;
             `CanonicalForm.gated` tells which are. So images that hardly matter keep their orientation, and an image and
             a turned one may be left different. None for no gate; "soft" and "gumbel" have none.
+        refine: rounds of a search for the best rotation, after the orbit: each compares the best so far with its two
+            neighbours at half the step, so that k rounds from C8 end within 45°/2^k. ``group`` and ``element`` of the
+            form are those of the finest group, C_{n·2^k} or D_{n·2^k}. Elements that the search has left out have the
+            activation −inf and the probability 0; ``vectors`` are those of the orbit alone. Where scores have several
+            maxima along the circle, it finds one near the best member of the orbit.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
@@ -88,7 +95,8 @@ def canonicalize(
     checks.one_of("network_dtype", network_dtype, NETWORK_DTYPES)
     check_gate(gate, estimator)
     check_score(score)
-    vectors = None
+    refinement.check_refine(refine, group)
+    vectors, found = None, None
     if activations is not None:
         unused = {
             "network": network,
@@ -100,6 +108,8 @@ def canonicalize(
         for name, value in unused.items():
             if value is not None:
                 raise ValueError(f"{name}: expected None, since activations are given")
+        if refine:
+            raise ValueError("refine: expected 0, since activations are given and nothing can be evaluated")
         chosen = _select(activations, x, group, beta)
     else:
         if not callable(network):
@@ -110,10 +120,25 @@ def canonicalize(
         vectors = orbit_vectors(small, network, group, padding_mode, network_dtype)
         _initialize(reference, vectors)
         chosen = _scores(vectors, reference, score, x, group, beta, similarity)
+        if refine:
+
+            def evaluate(rows: Tensor) -> Tensor:
+                made = orbit_vectors(rows, network, CyclicGroup(1), padding_mode, network_dtype, are_rows=True)
+                return _scores(made, reference, score, x, CyclicGroup(2), beta, similarity).activations
+
+            found = refinement.search(
+                evaluate, small, chosen, group=as_group(group), refine=refine, beta=beta, padding_mode=padding_mode
+            )
+            chosen = found.scores
         vectors = vectors.unflatten(0, (group.order, x.shape[0])).transpose(0, 1)
     chosen = chosen if gate is None else gated(chosen, gate)
-    image, element = ESTIMATORS[estimator](x, chosen, group, beta, padding_mode)
-    return CanonicalForm(image, element, chosen.activations, chosen.probabilities, vectors, group, padding_mode, gate)
+    if found is None:
+        image, element = ESTIMATORS[estimator](x, chosen, group, beta, padding_mode)
+    else:
+        image, element = refinement.estimate(estimator, x, found._replace(scores=chosen), beta, padding_mode)
+        group = found.fine
+    tensors = image, element, chosen.activations, chosen.probabilities, vectors
+    return CanonicalForm(*tensors, group, padding_mode, gate, refine)
 
 
 def check_score(score: Score | None) -> None:

@@ -57,9 +57,14 @@ def gumbel(x: Tensor, scores: OrbitScores, group: Transforms, beta: float, paddi
     """A sample of ``softmax(beta·activations)`` instead of its arg max (Gumbel noise added before it), straight-through
     by the softmax of the noisy scores. Draws from the global generator of x's device.
     """
+    return straight_through(x, with_noise(scores, beta), group, 1.0, padding_mode)
+
+
+def with_noise(scores: OrbitScores, beta: float) -> OrbitScores:
+    """The choice after Gumbel noise was added to ``beta·activations``."""
     activations = scores.activations.to(accumulate_dtype(scores.activations.dtype))
     noise = -torch.empty_like(activations).exponential_().log()
-    return straight_through(x, ops.select(logits(activations, beta) + noise, 1.0), group, 1.0, padding_mode)
+    return ops.select(logits(activations, beta) + noise, 1.0)
 
 
 def angle(x: Tensor, scores: OrbitScores, group: Transforms, beta: float, padding_mode: str) -> tuple[Tensor, Tensor]:

@@ -45,9 +45,14 @@ METADATA = (
 )
 
 
-def run(network: Callable[[Tensor], Any], images: Tensor, group: Transforms, padding_mode: str) -> Any:
-    """``network(orbit(images, group, padding_mode=padding_mode))``, where only what needs the orbit makes it."""
-    orbit = Orbit(images, group, padding_mode)
+def run(
+    network: Callable[[Tensor], Any], images: Tensor, group: Transforms, padding_mode: str, *, is_made: bool = False
+) -> Any:
+    """``network(orbit(images, group, padding_mode=padding_mode))``, where only what needs the orbit makes it.
+
+    ``is_made``: the images are rows that nobody else reads, and the group is C1.
+    """
+    orbit = Orbit(images, group, padding_mode, is_made)
     if torch.compiler.is_compiling():
         rows = orbit.make()
         with _Substitution(rows, orbit):

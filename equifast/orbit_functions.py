@@ -25,9 +25,12 @@ class Orbit:
     images: Tensor
     group: Transforms
     padding_mode: str
+    is_made: bool = False  # of C1: the images belong to whoever reads the orbit, and needn't be copied
 
     def make(self) -> Tensor:
         """The orbit itself: (E·B, C, H, W)."""
+        if self.is_made:
+            return self.images
         return ops.orbit(self.images, self.group, padding_mode=self.padding_mode)
 
     def with_images(self, images: Tensor) -> Orbit:

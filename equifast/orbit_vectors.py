@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,15 @@ Network = Callable[[Tensor], Any]
 
 
 class OrbitNetwork(Protocol):
-    """A network that takes images (B, C, H, W) and makes their orbit itself, such as `nn.FusedNetwork`."""
+    """A network that takes images (B, C, H, W) and makes their orbit itself, such as `nn.FusedNetwork`.
+
+    It is called with another group only by a search (``refine``): with C1, so that it takes members as they are.
+    """
 
     orbit_group: Transforms
     padding_mode: str
 
-    def __call__(self, x: Tensor, /) -> Any: ...
+    def __call__(self, x: Tensor, /, group: Transforms | None = None) -> Any: ...
 
 
 #: What a network may be run in, under autocast; None: as it is.
@@ -56,24 +59,38 @@ def orbit_maker(network: Network) -> OrbitNetwork | None:
 
 
 def orbit_vectors(
-    x: Tensor, network: Network, group: Transforms, padding_mode: str, dtype: torch.dtype | None = None
+    x: Tensor,
+    network: Network,
+    group: Transforms,
+    padding_mode: str,
+    dtype: torch.dtype | None = None,
+    *,
+    are_rows: bool = False,
 ) -> Tensor:
-    """``network(orbit(x))``, (E·B, d), checked. With ``dtype``, the network runs under autocast to it."""
+    """``network(orbit(x))``, (E·B, d), checked. With ``dtype``, the network runs under autocast to it.
+
+    With ``are_rows`` the images are members of orbits already, and the group is C1. The network gets them as its
+    orbits, so its first layer runs the kernel that it runs on others. A network that makes the orbit itself is told.
+    """
     if dtype is None:
-        return _orbit_vectors(x, network, group, padding_mode)
+        return _orbit_vectors(x, network, group, padding_mode, are_rows)
     with torch.autocast(x.device.type, dtype):
-        vectors = _orbit_vectors(x, network, group, padding_mode)
+        vectors = _orbit_vectors(x, network, group, padding_mode, are_rows)
     return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
 
 
-def _orbit_vectors(x: Tensor, network: Network, group: Transforms, padding_mode: str) -> Tensor:
+def _orbit_vectors(x: Tensor, network: Network, group: Transforms, padding_mode: str, are_rows: bool) -> Tensor:
     maker = orbit_maker(network)
-    if maker is not None and (maker.orbit_group.name, maker.padding_mode) != (group.name, padding_mode):
+    made = None if maker is None or are_rows else (maker.orbit_group.name, maker.padding_mode)
+    if maker is not None and made not in (None, (group.name, padding_mode)):
         theirs, ours = f"{maker.orbit_group} with {maker.padding_mode}", f"{group} with {padding_mode}"
         raise ValueError(f"network: makes the orbit of {theirs} padding, called for {ours}")
 
     def run(images: Tensor) -> Tensor:
-        output = lazy_orbit.run(network, images, group, padding_mode) if maker is None else network(images)
+        if maker is None:
+            output = lazy_orbit.run(network, images, group, padding_mode, is_made=are_rows)
+        else:
+            output = cast(OrbitNetwork, network)(images, **({"group": group} if are_rows else {}))
         vectors = _vectors_of(output)
         rows = group.order * images.shape[0]
         if not isinstance(vectors, Tensor) or vectors.dim() != 2 or vectors.shape[0] != rows:

@@ -184,13 +184,13 @@ def orbit_linear_scores(
 def orbit_logit_scores(
     logits: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     score: str = "confidence",
     index: int | Tensor | None = None,
     beta: float = 1.0,
 ) -> OrbitScores:
     """A score of `scores` of the logits (E·B, K) of each member, its softmax over the group, and the arg max."""
-    order = as_group(group).order
+    order = as_transforms(group).order
     function = NAMED[score] if index is None else of_class(index)
     values = function(logits)
     if values.requires_grad:
@@ -295,6 +295,35 @@ def average(
             total = total + weight * y
         out.append(total)
     return torch.cat(out).to(x.dtype)
+
+
+def refine(
+    score: Callable[[Tensor], Tensor], x: Tensor, *, group: Group | str, rounds: int, padding_mode: str = "border"
+) -> tuple[Tensor, Tensor]:
+    """A search for the best rotation of each image: activations (B, E·2^rounds) and ids (B,) of the finest group.
+
+    ``score`` takes members (1, C, H, W) to activations (1,). Members that are not evaluated have the activation −inf.
+    """
+    coarse = as_group(group)
+    fine = Group(coarse.n * 2**rounds, coarse.reflections)
+    activations = x.new_full((x.shape[0], fine.order), -torch.inf)
+    elements = []
+    for image, known in zip(x.split(1), activations, strict=True):
+
+        def visit(turn: int, flip: int, image: Tensor = image, known: Tensor = known) -> int:
+            e = fine.element(turn, flip)
+            member = act(image, torch.tensor([e]), group=fine, inverse=True, padding_mode=padding_mode)
+            known[e] = score(member).item()
+            return e
+
+        orbit_ids = [visit(turn * 2**rounds, flip) for turn, flip in map(coarse.split, range(coarse.order))]
+        best = orbit_ids[int(select(known[None, orbit_ids]).element)]
+        for i in reversed(range(rounds)):
+            turn, flip = fine.split(best)
+            for e in (visit(turn - 2**i, flip), visit(turn + 2**i, flip)):
+                best = e if known[e] > known[best] else best
+        elements.append(best if is_usable(known[None]) else 0)
+    return activations, torch.tensor(elements, dtype=torch.int64)
 
 
 def contrastive_loss(vectors: Tensor, *, group: Transforms | str, normalize: bool = False) -> Tensor:

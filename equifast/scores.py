@@ -112,7 +112,7 @@ def named(score: object) -> tuple[str | None, int | Tensor | None]:
         return CLASS, score.index
     if isinstance(score, str):
         return score, None
-    name = getattr(score, "__name__", None)
+    name = getattr(score, "__name__", "")
     return (name if NAMED.get(name) is score else None), None
 
 

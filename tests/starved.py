@@ -15,7 +15,7 @@ from equifast.groups import as_group
 from .definitions import check
 from .samples import ARGUMENTS, Choices, Sample, samples
 
-#: Address space beyond what is used, in bytes: for small things alone, for a part of the output, and for all but scratch
+#: Address space beyond what is used, in bytes: for small things alone, for a part of the output, for all but scratch
 #: memory. Without any, torch ends the process, as it needs some for the text of its error.
 ALLOWANCES = [2**k for k in range(15, 25)]
 

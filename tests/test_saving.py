@@ -21,7 +21,9 @@ def conv_network(**options):
 #: Canonicalizers that are described whole.
 WHOLE = {
     "network": lambda: Canonicalizer(conv_network(), "C4"),
-    "wide": lambda: Canonicalizer(conv_network(num_layers=3, out_vector_size=9), "D8", learn_reference=False, gate=0.5),
+    "wide": lambda: Canonicalizer(
+        conv_network(num_layers=3, out_vector_size=9), "D8", learn_reference=False, gate=0.5, refine=2
+    ),
     "options": lambda: Canonicalizer(
         conv_network(), "C8", beta=3.0, similarity="dot", estimator="none", padding_mode="zeros", crop=0.8, resize=24
     ),

@@ -12,6 +12,9 @@ from .measure import EXPORTED, OPENVINO
 PLAIN = ("eager", "compile")
 INFERENCE = (*PLAIN, FREEZING, *EXPORTED)
 
+#: Loops that rotate each image by its own angle, in the packages that people do this with.
+LOOPS = ("eager", "kornia", "torchvision")
+
 #: What stands in the place of an opponent where the time itself is judged.
 ABSOLUTE = "time"
 
@@ -70,6 +73,8 @@ TARGETS = (
     Target("training step, peak memory", ("equiadapt",), 1 / 3, 1 / 3, at_least=False),
     Target("direct method", ("equiadapt",), 3.0, None, labels=None),
     Target("direct method, training step", ("equiadapt",), 3.0, None, labels=None),
+    Target("search", LOOPS, 5.0, None, labels=("without a network",)),
+    Target("average", LOOPS, 5.0, None, labels=("without a model, 2 members", "without a model, 4 members")),
     Target("tax", ("ResNet-50",), 0.01, 0.02, at_least=False, groups=("C4",)),
     Target("crop_resize", PLAIN[:1], 2.0, None),
     Target("crop_resize, backward", PLAIN[:1], 3.0, None),

@@ -17,6 +17,7 @@ from ..compiler import is_exporting
 from ..estimators import ESTIMATORS, SURROGATES, check_gate
 from ..groups import as_group
 from ..orbit_vectors import NETWORK_DTYPES
+from ..refinement import check_refine
 from ..transform_set import Transforms, as_transforms
 from . import saving
 from .crop_resize import CropResize
@@ -37,10 +38,10 @@ class Canonicalizer(nn.Module):
         reference: the initial vector (d,); by default it is drawn from a normal distribution.
         learn_reference: whether the reference is a parameter; otherwise it is a buffer.
         crop, resize: a centre crop and a resize of the images before the network, as in `CropResize`.
-        beta, similarity, preprocess, estimator, padding_mode, score, network_dtype, gate: as in `canonicalize`. With
-            ``score`` there is no reference. In eval mode "gumbel" takes the arg max. ``preprocess`` takes the place of
-            ``crop`` and ``resize``, and has to commute with the group; `equifast.check_preprocess` tells whether it
-            does.
+        beta, similarity, preprocess, estimator, padding_mode, score, network_dtype, gate, refine: as in `canonicalize`.
+            With ``score`` there is no reference. In eval mode "gumbel" takes the arg max. ``preprocess`` takes the
+            place of ``crop`` and ``resize``, and has to commute with the group; `equifast.check_preprocess` tells
+            whether it does.
 
     Raises:
         ValueError: for an option that is unknown, or that contradicts another one.
@@ -64,6 +65,7 @@ class Canonicalizer(nn.Module):
         score: Score | None = None,
         network_dtype: torch.dtype | None = None,
         gate: float | None = None,
+        refine: int = 0,
     ) -> None:
         super().__init__()
         checks.one_of("estimator", estimator, ESTIMATORS)
@@ -77,6 +79,7 @@ class Canonicalizer(nn.Module):
             preprocess = CropResize(crop, resize)
         self.network = network
         self.group = as_group(group) if estimator == "angle" else as_transforms(group)
+        check_refine(refine, self.group)
         self.beta = beta
         self.similarity = similarity
         self.preprocess = preprocess
@@ -85,6 +88,7 @@ class Canonicalizer(nn.Module):
         self.score = score
         self.network_dtype = network_dtype
         self.gate = gate
+        self.refine = refine
         self.reference: Tensor | None
         vector = None if score is not None else _reference(network, reference, vector_size, learn_reference)
         if learn_reference:
@@ -110,6 +114,7 @@ class Canonicalizer(nn.Module):
             score=self.score,
             network_dtype=self.network_dtype,
             gate=self.gate,
+            refine=self.refine,
         )
 
     def _check_exported_gradient(self) -> None:
@@ -174,6 +179,7 @@ class Canonicalizer(nn.Module):
             f"padding_mode={self.padding_mode}"
             + (f", network_dtype={self.network_dtype}" if self.network_dtype else "")
             + ("" if self.gate is None else f", gate={self.gate}")
+            + (f", refine={self.refine}" if self.refine else "")
         )
 
     # As in torch's lazy modules: an uninitialized tensor is saved as such, and takes its size from the one it loads.

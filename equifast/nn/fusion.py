@@ -15,6 +15,8 @@ from ..transform_set import Transforms, as_transforms
 class FusedNetwork(nn.Module):
     """``network(orbit(x))`` as a module, whose first convolution makes the orbit: (B, C, H, W) → rows e·B + b.
 
+    ``forward`` takes another group in place of its own: with C1 the rows are the images themselves.
+
     The only child is ``network``, which is not modified and may be edited or replaced at any time. If something other
     than a convolution reads the orbit, the whole orbit is made, and the results are the same.
     """
@@ -27,9 +29,9 @@ class FusedNetwork(nn.Module):
         self.orbit_group = as_transforms(group)
         self.padding_mode = padding_mode
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor, group: Transforms | None = None) -> Any:
         checks.images("x", x)
-        return lazy_orbit.run(self.network, x, self.orbit_group, self.padding_mode)
+        return lazy_orbit.run(self.network, x, group or self.orbit_group, self.padding_mode)
 
     def extra_repr(self) -> str:
         return f"{self.orbit_group}, padding_mode={self.padding_mode}"

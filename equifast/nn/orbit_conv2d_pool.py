@@ -15,7 +15,7 @@ class PooledOrbitConv2d(nn.Module):
 
     It convolves every member, applies the activation, and takes the mean over the pixels. It is a network for
     `canonicalize` that makes the orbit itself. Neither the orbit nor the output of the convolution is in memory as a
-    whole, forward or backward.
+    whole, forward or backward. ``forward`` takes another group in place of its own.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, bias: as in `torch.nn.Conv2d`.
@@ -58,12 +58,12 @@ class PooledOrbitConv2d(nn.Module):
     def out_vector_size(self) -> int:
         return self.weight.shape[0]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, group: Transforms | None = None) -> Tensor:
         return ops.orbit_conv2d_pool(
             x,
             self.weight,
             self.bias,
-            group=self.orbit_group,
+            group=group or self.orbit_group,
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,

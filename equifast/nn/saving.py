@@ -24,7 +24,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
 
 #: Attributes of a canonicalizer that are written as they are.
-OPTIONS = ("beta", "similarity", "estimator", "padding_mode", "gate")
+OPTIONS = ("beta", "similarity", "estimator", "padding_mode", "gate", "refine")
 
 #: What stands in the JSON file for a module or a function that `from_pretrained` has to be given again.
 GIVEN = "given"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .. import averaging, checks
+from .. import averaging, checks, refinement
 from ..canonical_form import CanonicalForm
 from ..transform_set import Transforms, as_transforms
 
@@ -32,7 +32,8 @@ class Symmetrized(nn.Module):
         checks.padding_mode(padding_mode)
         self.group = as_transforms(group)
         self.weights = weights or ("equal" if canonicalizer is None else "probabilities")
-        self.top_k = averaging.check_options(self.group, top_k, self.weights, representation)
+        members = refinement.candidate_count(self.group, getattr(canonicalizer, "refine", 0))
+        self.top_k = averaging.check_options(self.group, members, top_k, self.weights, representation)
         if canonicalizer is None and (self.top_k < self.group.order or self.weights != "equal"):
             raise ValueError("canonicalizer: needed to tell the best members and their probabilities, got None")
         if (other := getattr(canonicalizer, "group", self.group)) != self.group:

@@ -35,8 +35,8 @@ class TinyCanonicalizer(Canonicalizer):
         activation: "none", "relu", "gelu" or "silu".
         reference: the initial vector (channels,); by default it is drawn from a normal distribution.
         learn_reference: whether the reference is a parameter; otherwise it is a buffer.
-        beta, similarity, preprocess, estimator, padding_mode, network_dtype, gate: as in `canonicalize`. In eval mode
-            "gumbel" takes the arg max.
+        beta, similarity, preprocess, estimator, padding_mode, network_dtype, gate, refine: as in `canonicalize`. In
+            eval mode "gumbel" takes the arg max.
 
     Raises:
         ValueError: for an unknown option, or a reference of another size.
@@ -63,6 +63,7 @@ class TinyCanonicalizer(Canonicalizer):
         padding_mode: str = "border",
         network_dtype: torch.dtype | None = None,
         gate: float | None = None,
+        refine: int = 0,
     ) -> None:
         network = PooledOrbitConv2d(
             in_channels,
@@ -89,6 +90,7 @@ class TinyCanonicalizer(Canonicalizer):
             padding_mode=padding_mode,
             network_dtype=network_dtype,
             gate=gate,
+            refine=refine,
         )
 
     def extra_repr(self) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import checks, reference
 from ..choice import OrbitScores
 from ..dtypes import accumulate_dtype
-from ..groups import CyclicGroup, Group, as_group
+from ..groups import CyclicGroup
 from ..scores import CLASS, NAMED, class_ids
 from ._rows import by_element
 from .registry import no_double_backward, register
@@ -17,7 +17,7 @@ from .registry import no_double_backward, register
 def orbit_logit_scores(
     logits: Tensor,
     *,
-    group: Group | str,
+    group: Transforms | str,
     score: str = "confidence",
     index: int | Tensor | None = None,
     beta: float = 1.0,
@@ -34,7 +34,7 @@ def orbit_logit_scores(
     Args:
         logits: (E·B, K) with K ≥ 2 classes, element-major, float64, float32, float16 or bfloat16, any strides; B may be
             0.
-        group: a ``Group`` or a name such as ``"C4"``.
+        group: a ``Group``, a ``TransformSet``, or a name such as ``"C4"``.
         score: ``"confidence"``, ``"margin"``, ``"negative_entropy"``, ``"energy"``, or ``"class"`` for the log-odds of
             the class ``index``.
         index: a class from 0 to K − 1, or one for each sample, (B,) int64; None unless ``score`` is ``"class"``.
@@ -49,7 +49,7 @@ def orbit_logit_scores(
 
     Source: the energy is that of Liu et al. (arXiv 2010.03759).
     """
-    order = as_group(group).order
+    order = as_transforms(group).order
     checks.vectors("logits", logits, order, "K")
     if logits.shape[1] < 2:
         raise ValueError(f"logits: expected (E·B, K) with K ≥ 2 classes, got {checks.shape(logits)}")

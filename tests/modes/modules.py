@@ -40,6 +40,7 @@ MODULES = {
     "gumbel": (learned("C3", estimator="gumbel", learn_reference=False), torch.float64),
     "none": (learned("C6", estimator="none", score=equifast.scores.margin), torch.float64),
     "resized": (lambda: Canonicalizer(network(), "D4", crop=0.9, resize=16), torch.float64),
+    "search": (learned("C4", refine=2, gate=0.01), torch.float64),
     "tiny": (lambda: TinyCanonicalizer(3, "D4", channels=8, kernel_size=3), torch.float64),
     "direct": (lambda: Direct("C8"), torch.float64),
 }

@@ -216,6 +216,20 @@ def test_the_transpose_is_the_adjoint(group, shape, padding_mode):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+def test_the_transpose_of_an_image_does_not_depend_on_how_many_there_are(representation, dtype):
+    """Where many images have one element, the library for CPUs makes a matrix of its transpose, else it makes none."""
+    group = as_group("D6")
+    element = torch.tensor([1, 4, 8, 11] * 5 + [0])
+    action_ = action(group, representation, "border", True)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = rand(len(element), SIZES[representation](group.order), 6, 5, dtype=dtype).contiguous(memory_format=layout)
+        together = call("act", x, element, *action_)[0]
+        alone = [call("act", x[i : i + 1], element[i : i + 1], *action_)[0] for i in range(len(x))]
+        assert_same(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("representation", ["regular", "vector"])
 def test_the_transpose_of_a_representation(representation, dtype):
     x = rand(2, SIZES[representation](6), 4, 5, dtype=dtype)

@@ -1,5 +1,6 @@
-// The transpose of a resample. The inverse permutation comes first; then each source pixel gathers the few outputs that
-// had read it.
+// The transpose of a resample. The inverse permutation comes first. Then each source pixel gathers the few outputs that
+// had read it; or each output is spread over the source pixels that it had read, which adds the same products in the
+// same order.
 #pragma once
 
 #include "cpu/kernels/resample.h"
@@ -29,22 +30,34 @@ void gather(const Footprint& f, const A* plane, int64_t pixels, int64_t C, A* ou
   }
 }
 
-// Writes the transpose of element e for one image, times the weight if there is one, as Resampler::write does.
+// Writes the transpose of element e for one image, times the weight if there is one, as Resampler::write does. Without
+// footprints, outputs are spread: then nothing has to be made for an element that few images have.
 template <class T>
 void write_adjoint(const Resample& r, Resampler<T>& resampler, Buffer<Acc<T>>& scratch, const Images& in, const Site& s,
                    int64_t e, const Acc<T>* weight, T* out) {
   if (r.base[e] < 0) return resampler.write(in, s, e, 0, r.H, weight, out);
   const int64_t plane = resampler.plane();
-  scratch.resize((resampler.parts(s) + 1) * plane);
+  const int64_t parts = resampler.parts(s), pixels = r.H * r.W;
+  scratch.resize((parts + (r.footprints ? 1 : parts)) * plane);
   for (int64_t i = 0; i < r.H; i += kBand) {
     const int64_t stop = smaller(i + kBand, r.H), n = (stop - i) * resampler.row_values();
     const Acc<T>* rows = resampler.band(in, s, e, i, stop);
-    for (int64_t c = 0; c < resampler.parts(s); ++c)
+    for (int64_t c = 0; c < parts; ++c)
       std::memcpy(&scratch[c * plane + i * resampler.row_values()], rows + c * n, n * sizeof(Acc<T>));
   }
-  Acc<T>* moved = &scratch[resampler.parts(s) * plane];
-  for (int64_t c = 0; c < resampler.parts(s); ++c) {
-    gather(r.footprints[r.base[e]], &scratch[c * plane], r.H * r.W, r.interleaved, moved, false);
+  Acc<T>* sums = &scratch[parts * plane];
+  if (!r.footprints) {
+    std::memset(sums, 0, parts * plane * sizeof(Acc<T>));
+    Interpolator<Acc<T>>& interpolator = resampler.interpolator_of_base(r.base[e]);
+    for (int64_t i = 0; i < r.H; ++i) {
+      interpolator.row(i);
+      for (int64_t c = 0; c < parts; ++c)
+        interpolator.spread(&scratch[c * plane + i * resampler.row_values()], r.interleaved, sums + c * plane);
+    }
+  }
+  for (int64_t c = 0; c < parts; ++c) {
+    Acc<T>* moved = r.footprints ? sums : sums + c * plane;
+    if (r.footprints) gather(r.footprints[r.base[e]], &scratch[c * plane], pixels, r.interleaved, moved, false);
     if (weight)
       for (int64_t k = 0; k < plane; ++k) moved[k] *= *weight;
     narrow_row(moved, out + c * plane, plane);

@@ -135,6 +135,21 @@ class Interpolator {
     else apply_few<2>(source, stride, step, out);
   }
 
+  // The transpose: adds each of the W pixels of that row of an output, times its four weights, to the contiguous source
+  // pixels that it reads. Pixels have C neighbouring channels.
+  void spread(const A* row, int64_t C, A* out) const {
+    corners([&](int64_t j, int64_t source, A weight) {
+      if (C == 1) {
+        out[source] += weight * row[j];
+        return;
+      }
+      A* sums = out + source * C;
+      const A* pixel = row + j * C;
+#pragma GCC ivdep
+      for (int64_t c = 0; c < C; ++c) sums[c] += weight * pixel[c];
+    });
+  }
+
   // Calls visit(output column, source index in a contiguous plane, weight) for every corner of that row whose weight is
   // not zero.
   template <class Visit>

@@ -94,6 +94,13 @@ class Resampler {
     }
   }
 
+  // What interpolates base image k.
+  Interpolator<A>& interpolator_of_base(int64_t k) {
+    int64_t e = 0;
+    while (r_.base[e] != k) ++e;
+    return interpolator(r_.order + k, r_.actions[e].base);
+  }
+
   // The channels of a task are so many contiguous parts of its images: planes, or all the pixels if they are
   // interleaved.
   int64_t parts(const Site& s) const { return s.count / r_.interleaved; }
@@ -135,13 +142,7 @@ class Resampler {
           __builtin_prefetch(source(in, s, s.c + c) + i * in.h + j, 0, 2);
   }
 
-  // Of an element, or of a base image.
   Interpolator<A>& interpolator_of(int64_t e) { return interpolator(e, r_.actions[e].matrix()); }
-  Interpolator<A>& interpolator_of_base(int64_t k) {
-    int64_t e = 0;
-    while (r_.base[e] != k) ++e;
-    return interpolator(r_.order + k, r_.actions[e].base);
-  }
   Interpolator<A>& interpolator(int64_t k, const Matrix& matrix) {
     if (!interpolators_[k]) interpolators_[k] = new Interpolator<A>(matrix, r_.H, r_.W, r_.border);
     return *interpolators_[k];

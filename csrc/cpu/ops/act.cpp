@@ -13,7 +13,7 @@ Tensor act(Tensor x, Tensor element, std::vector<double> table, OptionalIntegers
   const auto sizes = image_sizes(x, "x");
   check_ids(element, sizes[0]);
   ResamplePlan plan(x, "x", sizes, table, permutation, mixing, padding_mode,
-                    {.adjoint = adjoint, .by_rows = !adjoint, .keeps_format = true});
+                    {.adjoint = adjoint, .one_each = true, .by_rows = !adjoint, .keeps_format = true});
   Resample& r = plan.resample;
   Tensor out = plan.new_outputs(x, r.B);
   if (out.numel() == 0) return out;

@@ -44,7 +44,8 @@ Tensor sum_over_channels(const std::vector<double>& partial, const Tensor& image
 class ResamplePlan {
  public:
   struct Options {
-    bool adjoint = false;       // the transpose: needs footprints
+    bool adjoint = false;       // the transpose, by footprints of all bases
+    bool one_each = false;      // every image has one element: then footprints are made only where they pay
     bool shared = false;        // every element reads the same image
     bool by_rows = false;       // a task may take some of an image's rows only
     bool keeps_format = false;  // channels_last images are read and written as they are
