@@ -10,6 +10,7 @@ from ..choice import OrbitScores
 from ..dtypes import accumulate_dtype
 from ..groups import CyclicGroup
 from ..scores import CLASS, NAMED, class_ids
+from ..transform_set import Transforms, as_transforms
 from ._rows import by_element
 from .registry import no_double_backward, register
 
