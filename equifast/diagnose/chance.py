@@ -16,8 +16,9 @@ FOLDS = 5
 #: Orders of the targets that a permutation test tries. The least p-value is 1 / (PERMUTATIONS + 1).
 PERMUTATIONS = 999
 
-#: A choice is said to tell something if so few of the permutations do as well.
-LEVEL = 0.01
+#: A choice is said to tell something if none of the permutations does as well. A diagnosis has three such tests, so of
+#: a thousand choices that tell nothing three are accused.
+LEVEL = 0.001
 
 
 @dataclass(eq=False)
@@ -102,7 +103,7 @@ class Told:
 
     @property
     def is_above_chance(self) -> bool:
-        """Whether the element tells something: few random orders do as well, and the interval is above chance."""
+        """Whether the element tells something: no random order does as well, and the interval is above chance."""
         return self.p_value <= LEVEL and self.accuracy.low.item() > self.chance
 
     def to_dict(self) -> dict[str, object]:

@@ -181,7 +181,8 @@ def _percent(share: float) -> str:
 
 def _cell(values: Measured, index: int | None = None) -> str:
     mean, low, high = ((v if index is None else v[index]).item() for v in (values.mean, values.low, values.high))
-    return _percent(mean) if mean != mean else f"{_percent(mean)} ({100 * low:.0f}–{100 * high:.0f})"
+    digits = 1 if high - low < 0.05 else 0
+    return _percent(mean) if mean != mean else f"{_percent(mean)} ({100 * low:.{digits}f}–{100 * high:.{digits}f})"
 
 
 def _share(values: Measured, index: int) -> str:

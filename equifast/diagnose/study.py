@@ -65,11 +65,11 @@ class Study:
         firsts: list[Placed] = []
         for h in range(self.group.order):
             moved = self.turned(x, h)
-            form = self.form(moved)
             alone = self._placed(self.reader(moved), h, None)
             if self.classes is not None and len(self.classes) != alone.probabilities.shape[1]:
                 count = alone.probabilities.shape[1]
                 raise ValueError(f"classes: expected {count} names, one for each output, got {len(self.classes)}")
+            form = self.form(moved)
             canonical = self._placed(self.reader(form.image), h, form)
             firsts = firsts or [alone, canonical]
             for placed, first, name in ((alone, firsts[0], ""), (canonical, firsts[1], " after")):
