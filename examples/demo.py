@@ -3,8 +3,8 @@
     python examples/demo.py [--picture pictures/demo.png] [--drawn docs/demo.png] [--steps 400] [--retrain]
 
 EfficientNet-Lite0 on 20 ImageNet photographs needs no training at all: it scores the orbit of each photograph by
-its own confidence. A digit network gets a small canonicalizer, trained on upright digits only: the first time here, then
-it is read from its folder (examples/trained.py).
+its own confidence. A digit network gets a small canonicalizer that is trained on upright digits only: here the first
+time, and read from its folder from then on (examples/trained.py).
 """
 
 import argparse

@@ -14,7 +14,7 @@ class Diagnosis(Findings):
     """What `diagnose` found: the attributes of `Findings`. ``print`` shows them as tables in Markdown."""
 
     def to_dict(self) -> dict[str, object]:
-        """All figures as dictionaries, lists, numbers and strings, which `json.dumps` takes; None for NaN.
+        """All figures as dictionaries, lists, numbers and strings, which ``json.dumps`` takes; None for NaN.
 
         Beside the attributes it has ``elements``, the names of the elements, and `leaks`.
         """

@@ -136,7 +136,7 @@ class Findings:
 
     @property
     def leaks(self) -> list[str]:
-        """Names of the attributes by which the choice tells what it should not: the label, or traces of the turn."""
+        """The names of those tests by which the choice tells the label, or traces of the turn, which it should not."""
         suspects = ("label_from_element", "label_from_turned", "turn_from_disorder")
         found = {name: getattr(self, name) for name in suspects}
         return [name for name, value in found.items() if value is not None and value.is_above_chance]
