@@ -274,6 +274,7 @@ def test_an_output_that_is_not_finite_is_wrong_and_far_from_all():
         expected = (value + 5 * getattr(rest.before, name).mean) / 6
         torch.testing.assert_close(getattr(found.before, name).mean[1:], expected[1:], rtol=1e-5, atol=1e-6)
     assert found.choices.tied.mean > rest.choices.tied.mean
+    torch.testing.assert_close(found.choices.entropy.mean, rest.choices.entropy.mean, rtol=1e-5, atol=0)
     assert 0 in found.worst.index and found.worst.before[found.worst.index == 0].eq(-1).all()
     json.dumps(found.to_dict(), allow_nan=False)
 

@@ -103,7 +103,7 @@ class Told:
 
     @property
     def is_above_chance(self) -> bool:
-        """Whether the element tells something, so that no random order does as well, and the interval is above chance."""
+        """Whether the element tells something; then no random order does as well, and the interval is above chance."""
         return self.p_value <= LEVEL and self.accuracy.low.item() > self.chance
 
     def to_dict(self) -> dict[str, object]:

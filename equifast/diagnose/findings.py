@@ -47,8 +47,8 @@ class Choices:
         identity: share of the images as they come that are left so.
         equivariance: (E,), share of images for which the choice for ``g_h·x`` is h·e, with e that for x.
         tied: share of the images as they come that have several best elements, or scores that aren't finite.
-        entropy: of the probabilities of the elements, on average, as a share of that of equal ones, log E. NaN for a
-            group of one element.
+        entropy: of the probabilities of the elements, on average, as a share of that of equal ones, log E. Images with
+            scores that aren't finite are left out. NaN for a group of one element.
     """
 
     counts: Tensor

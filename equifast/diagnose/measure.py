@@ -77,21 +77,8 @@ def diagnose(
         ValueError, TypeError: naming the argument, what was expected and what came.
     """
     group = as_group(group)
-    checks.images("images", images)
-    if not len(images):
-        raise ValueError(f"images: expected at least one, got {checks.shape(images)}")
-    checks.one_of("representation", representation, REPRESENTATIONS)
-    checks.padding_mode(padding_mode)
     is_dense = representation == "trivial"
-    if canonicalizer is None and is_dense:
-        raise ValueError("canonicalizer: needed with representation='trivial', since no score ranks maps")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    for name, module in (("model", model), ("canonicalizer", canonicalizer)):
-        if isinstance(module, nn.Module) and module.training:
-            raise ValueError(f"{name}: expected to be in eval mode; call {name}.eval()")
-    if (other := getattr(canonicalizer, "group", group)) != group:
-        raise ValueError(f"canonicalizer: expected one for {group}, got one for {other}")
+    _check(model, images, group, canonicalizer, representation, padding_mode, batch_size)
     if canonicalizer is None:
         canonicalizer = partial(
             canonicalize, network=model, group=group, score=score, padding_mode=padding_mode, estimator="none"
@@ -137,6 +124,32 @@ def diagnose(
         notes=study.notes("features" in found),
         classes=classes,
     )
+
+
+def _check(
+    model: object,
+    images: Tensor,
+    group: Group,
+    canonicalizer: object,
+    representation: str,
+    padding_mode: str,
+    batch_size: int,
+) -> None:
+    """Raise an error that names the argument which `diagnose` can't take."""
+    checks.images("images", images)
+    if not len(images):
+        raise ValueError(f"images: expected at least one, got {checks.shape(images)}")
+    checks.one_of("representation", representation, REPRESENTATIONS)
+    checks.padding_mode(padding_mode)
+    if canonicalizer is None and representation == "trivial":
+        raise ValueError("canonicalizer: needed with representation='trivial', since no score ranks maps")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    for name, module in (("model", model), ("canonicalizer", canonicalizer)):
+        if isinstance(module, nn.Module) and module.training:
+            raise ValueError(f"{name}: expected to be in eval mode; call {name}.eval()")
+    if (other := getattr(canonicalizer, "group", group)) != group:
+        raise ValueError(f"canonicalizer: expected one for {group}, got one for {other}")
 
 
 def _labels(labels: Tensor, images: Tensor, is_dense: bool) -> Tensor:
@@ -186,7 +199,7 @@ def _choices(found: dict[str, Tensor], chosen: Tensor, group: Group) -> Choices:
         identity=shares(chosen[:, 0] == 0),
         equivariance=shares(chosen == carried[chosen[:, 0]]),
         tied=shares(found["tied"][:, 0]),
-        entropy=means(entropy.clamp(max=1)),
+        entropy=means(entropy[~entropy.isnan()].clamp(max=1)),
     )
 
 
