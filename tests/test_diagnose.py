@@ -175,6 +175,7 @@ def test_a_choice_that_tells_the_label_is_found(name):
     else:
         assert found.turn_from_element.accuracy.mean == 1 and found.choices.identity.mean == 1
         assert "does not tell the label or traces of a turn better than chance" in str(found)
+    assert "may go unnoticed" not in str(found)
     unlabelled = diagnose(network(2), images, canonicalizer=chooser("C4", element_of), **UNTIMED)
     assert unlabelled.label_from_element is unlabelled.label_from_turned is unlabelled.before.accuracy is None
     assert unlabelled.leaks == [] and "no labels were given" in str(unlabelled)
@@ -207,6 +208,7 @@ def test_labels_of_every_kind():
         assert_same(partial.after.accuracy.mean, expected.after.accuracy.mean)
         assert_same(partial.after.accuracy.low, expected.after.accuracy.low)
         assert partial.label_from_element.count == 5 and partial.count == 12
+    assert "There are 12 images of 4 kinds. A choice that gives away the label may go unnoticed" in str(found)
     nothing = diagnose(model, x, torch.full((12,), -1), **UNTIMED)
     assert nothing.before.accuracy.mean.isnan().all() and nothing.label_from_element is None
     json.dumps(nothing.to_dict(), allow_nan=False)
@@ -375,6 +377,7 @@ def test_what_elements_tell():
     element = draw(4)
     certain = told(element, 7 * element - 3, 4, generator)
     assert certain.accuracy.mean == 1 and certain.p_value == 0.001 and certain.is_above_chance
+    assert (certain.count, certain.kinds) == (60, 4)
     assert certain.chance == torch.bincount(element).max().item() / 60
     one_class = told(element, torch.zeros(60, dtype=torch.int64), 4, generator)
     assert one_class.accuracy.mean == one_class.chance == one_class.p_value == 1 and not one_class.is_above_chance

@@ -93,13 +93,14 @@ class Told:
         accuracy: share of images for which the commonest target of the same element, among other images, is right.
         chance: share of the commonest target, which needs no element to be guessed.
         p_value: share of random orders of the targets whose accuracy is as high, with this order among them.
-        count: the number of images.
+        count, kinds: the number of images, and of different targets among them.
     """
 
     accuracy: Measured
     chance: float
     p_value: float
     count: int
+    kinds: int
 
     @property
     def is_above_chance(self) -> bool:
@@ -113,6 +114,7 @@ class Told:
             "chance": self.chance,
             "p_value": self.p_value,
             "count": self.count,
+            "kinds": self.kinds,
             "is_above_chance": self.is_above_chance,
         }
 
@@ -142,4 +144,4 @@ def told(element: Tensor, target: Tensor, order: int, generator: torch.Generator
         for _ in range(PERMUTATIONS)
     )
     chance = torch.bincount(target).max().item() / count
-    return Told(shares(found), chance, (1 + as_good) / (1 + PERMUTATIONS), count)
+    return Told(shares(found), chance, (1 + as_good) / (1 + PERMUTATIONS), count, len(classes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -11,16 +10,23 @@ from torch import Tensor
 
 
 def seconds(runs: dict[str, Callable[[], object]], x: Tensor, rounds: int) -> dict[str, float]:
-    """Median seconds of each run for one of the images x, by turns, after one round to warm up; {} for no rounds."""
+    """Median seconds of each run for one of the images x, by turns, after one round to warm up; {} for no rounds.
+
+    For images on a CPU this is time of the processor, all threads together: what else runs there then hardly counts.
+    """
+    clock = time.process_time if x.device.type == "cpu" else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1 if rounds else 0):
         for name, run in runs.items():
             _wait(x)
-            start = time.perf_counter()
+            start = clock()
             run()
             _wait(x)
-            taken[name].append((time.perf_counter() - start) / len(x))
-    return {name: statistics.median(values[1:]) for name, values in taken.items() if values}
+            taken[name].append((clock() - start) / len(x))
+    rows = {
+        name: torch.tensor(values[1:], dtype=torch.float64, device="cpu") for name, values in taken.items() if values
+    }
+    return {name: row.quantile(0.5).item() for name, row in rows.items()}
 
 
 def _wait(x: Tensor) -> None:

@@ -109,8 +109,8 @@ class Findings:
         turn_from_element: what the chosen element tells of that random element. This is what a canonicalizer is for.
         turn_from_disorder: the same for images whose pixels have changed places at random. Above chance, the choice
             sees by traces of the turn itself, such as corners or blur, that an image was turned.
-        seconds: time for one image: "model", "canonicalizer", "together", "all members" (their outputs averaged). Empty
-            if no time was taken.
+        seconds: time for one image: "model", "canonicalizer", "together", "all members" (their outputs averaged). On a
+            CPU it is time of the processor, all threads together. Empty if no time was taken.
         worst: the images that change most.
         features: where the features are from: the name of a module; None if there are none.
         notes: what a reader should know of how this was measured.

@@ -8,6 +8,9 @@ from ..groups import Group
 from .chance import Measured, Told
 from .findings import Findings, Views
 
+#: Images of a kind below which a prediction of the kind, cross-validated, has little to go by.
+FEW = 10
+
 #: What each test of a choice is called, and what it means where it is above chance.
 TESTS = {
     "label_from_element": (
@@ -32,6 +35,10 @@ LEGEND = """\
 In brackets: the interval of 95 % that this number of images allows. *Same answer*: as for the image that isn't turned.
 *Outputs moved*: total variation ½ Σ |p − q| between the probabilities for the turned image and those for the image as
 it comes. *Features moved*: ‖f − f′‖ / (‖f‖ + ‖f′‖), 0 for equal ones, 71 % for such of one length at right angles."""
+
+TIMES = """\
+Medians; on a CPU, time of the processor, all threads together. *All members*: the average of the outputs for all of
+them."""
 
 
 def element_name(group: Group, element: int) -> str:
@@ -65,7 +72,7 @@ def text(found: Findings) -> str:
         "canonicalizer is for. The other rows should be at chance.",
     ]
     if found.seconds:
-        parts += ["### Time", _times(found)]
+        parts += ["### Time", _times(found), TIMES]
     parts += [f"Features are those at `{found.features}`."] if found.features else []
     return "\n\n".join([*parts, *found.notes])
 
@@ -110,6 +117,12 @@ def summary(found: Findings) -> list[str]:
             "the label or traces of a turn" if found.label_from_element else "traces of a turn (no labels were given)"
         )
         said.append(f"By itself, the chosen element does not tell {tested} better than chance.")
+    test = found.label_from_element
+    if test is not None and test.count < FEW * test.kinds:
+        said.append(
+            f"There are {test.count} images of {test.kinds} kinds. A choice that gives away the label may go unnoticed "
+            f"with less than {FEW} of each."
+        )
     return said
 
 
