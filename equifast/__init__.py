@@ -20,6 +20,7 @@ else:
     from .canonical_form import CanonicalForm
     from .canonicalize import canonicalize
     from .choice import OrbitLosses, OrbitScores
+    from .diagnose import Diagnosis, diagnose
     from .gating import gate_curve
     from .groups import CyclicGroup, DihedralGroup, Group, as_group
     from .nn.fusion import fuse_first_layer
@@ -43,6 +44,7 @@ else:
     __all__ = [
         "CanonicalForm",
         "CyclicGroup",
+        "Diagnosis",
         "DihedralGroup",
         "Group",
         "OrbitLosses",
@@ -55,6 +57,7 @@ else:
         "check_preprocess",
         "crop_resize",
         "decompositions",
+        "diagnose",
         "fuse_first_layer",
         "gate_curve",
         "losses",

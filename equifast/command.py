@@ -1,4 +1,4 @@
-"""The console command `equifast`: what this installation can run, and the canonicalization of data sets."""
+"""The console command `equifast`: what this installation can run, data sets canonicalized, and models diagnosed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 from . import __version__, info
 from .datasets import options as dataset_options
+from .diagnose import arguments as diagnose_arguments
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     about.set_defaults(run=lambda options: info.main(["--json"] if options.json else []))
     images = commands.add_parser("canonicalize", help="turn the images of a data set as a network prefers them")
     dataset_options.add_to(images)
+    model = commands.add_parser("diagnose", help="how a model's answers change when images are turned")
+    diagnose_arguments.add_to(model)
     options = parser.parse_args(arguments)
     return options.run(options)
 

@@ -1,9 +1,10 @@
 """Two frozen, pretrained networks made equivariant: tables on the terminal, and a picture for a slide.
 
-    python examples/demo.py [--picture pictures/demo.png] [--drawn docs/demo.png] [--steps 400] [--threads 2]
+    python examples/demo.py [--picture pictures/demo.png] [--drawn docs/demo.png] [--steps 400] [--retrain]
 
 EfficientNet-Lite0 on 20 ImageNet photographs needs no training at all: it scores the orbit of each photograph by
-its own confidence. A digit network gets a small canonicalizer, trained in front of it on upright digits only.
+its own confidence. A digit network gets a small canonicalizer that is trained on upright digits only: here the first
+time, and read from its folder from then on (examples/trained.py).
 """
 
 import argparse
@@ -21,6 +22,7 @@ import mnist
 import numpy as np
 import timing
 import torch
+import trained as stored
 from table import LEGEND, Row, table
 from torch import Tensor
 
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=PICTURE, help="where to write the PNG")
     parser.add_argument("--drawn", type=Path, help="where to write one with drawn digits for images, to publish")
     parser.add_argument("--steps", type=int, default=400, help="training steps of 256 digits")
+    parser.add_argument("--retrain", action="store_true", help="train the canonicalizer anew, even if it is there")
     parser.add_argument("--threads", type=int, default=2, help="1 is faster on a busy machine")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -45,7 +48,7 @@ def main() -> None:
     data.missing(*SOURCES)  # what can't be had is told where it is needed; there are fewer digits elsewhere
     start = time.perf_counter()
     parts = []
-    for run in (zero_shot, lambda: trained(options.steps)):
+    for run in (zero_shot, lambda: trained(options.steps, options.retrain)):
         title, rows, *some = run()
         print(f"\n{table(title, rows)}\n", flush=True)
         parts += some
@@ -78,17 +81,15 @@ def zero_shot() -> tuple[str, list[Row], figure.Part]:
     return title, rows, figure.Part(scored, where, examples, rows[0].accuracy, rows[-1].accuracy)
 
 
-def trained(steps: int) -> tuple[str, list[Row], figure.Part, figure.Part]:
-    """The digits: the frozen network alone, then behind a canonicalizer trained here, once for both groups.
+def trained(steps: int, retrain: bool) -> tuple[str, list[Row], figure.Part, figure.Part]:
+    """The digits: the frozen network alone, then behind a canonicalizer trained once for both groups.
 
     The second part has drawn digits in place of real ones.
     """
     digits, network = data.digits(), data.digit_network()
     images, labels = digits.test, digits.test_labels
-    learned = mnist.canonicalizer("D4")
-    start = time.perf_counter()
-    mnist.train(learned, digits.train, steps)
-    title = f"{digits.source}; canonicalizer trained on upright ones for {time.perf_counter() - start:.0f} s"
+    learned, how = stored.digits(digits, steps, retrain)
+    title = f"{digits.source}; canonicalizer {how}"
     rows = [measure("digit CNN alone", network, images, labels)]
     # What was learned for D4 serves its subgroup C4 as well: network and reference stay the same.
     modules = [mnist.canonicalizer(group, learned.network, learned.reference).eval() for group in GROUPS]

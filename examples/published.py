@@ -22,9 +22,9 @@ def load(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def publish(name: str, text: str) -> None:
+def publish(name: str, text: str, page: Path = PAGE) -> None:
     """Put a text into its section of the page: between two comments with that name."""
-    PAGE.write_text(insert(PAGE.read_text(), name, text))
+    page.write_text(insert(page.read_text(), name, text))
 
 
 def insert(page: str, name: str, text: str) -> str:

@@ -88,6 +88,32 @@ def test_a_canonicalizer_of_digits_trains_and_serves_another_group(example, grou
     assert mnist.accuracy(classifier, images.rot90(1, (2, 3)), labels, module)[0] == upright
 
 
+def test_a_canonicalizer_is_trained_once_and_then_read(example, monkeypatch, tmp_path, capsys):
+    stored, mnist = example("trained"), example("mnist")
+    monkeypatch.setattr(stored, "FOLDERS", tmp_path)
+    images, labels = torch.rand(40, 1, 28, 28), torch.zeros(40, dtype=torch.int64)
+    digits = example("data").LabelledImages(images, labels, images, labels, "noise")
+    calls, train = [], mnist.train
+    monkeypatch.setattr(mnist, "train", lambda *args: calls.append(args) or train(*args[:2], steps=2, batch=8))
+    first, said = stored.digits(digits, 2)
+    assert said.startswith("trained on upright ones for") and len(calls) == 1
+    read, said = stored.digits(digits, 2)
+    assert said.startswith("trained before, read in") and len(calls) == 1 and not read.training
+    with torch.no_grad():
+        assert torch.equal(read(images).vectors, first(images).vectors)
+    stored.digits(digits, 3)
+    anew, _ = stored.digits(digits, 2, retrain=True)
+    assert len(calls) == 3 and not torch.equal(anew.reference, first.reference)
+    # A folder that a kill left unfinished is no canonicalizer, nor is one of another network.
+    (stored.folder(digits, 2) / "config.json").unlink()
+    stored.digits(digits, 2)
+    monkeypatch.setattr(
+        mnist, "small_network", lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 64))
+    )
+    stored.digits(digits, 2)
+    assert len(calls) == 5 and "does not fit any more" in capsys.readouterr().out
+
+
 def test_bars(example, tmp_path):
     pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")

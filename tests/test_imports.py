@@ -52,7 +52,8 @@ ARROWS = {
     "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
     "info": "backends kernels.host",
     "datasets": "canonical_form canonicalize groups nn ops scores targets",
-    "command": "datasets info",
+    "diagnose": "canonical_form canonicalize checks datasets disc groups nn ops scores",
+    "command": "datasets diagnose info",
 }
 
 FILES = {

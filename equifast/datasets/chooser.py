@@ -17,22 +17,23 @@ from ..groups import Group, as_group
 from ..nn import Canonicalizer, EquivariantNetwork
 
 
-def load(name: str) -> Any:
+def load(name: str, option: str = "--network") -> Any:
     """A network by its name.
 
     ``module:attribute`` is a module of torch, or a function that returns one; modules are looked for in the current
-    folder, too. A name that ends in ``.pt2`` is a program that `torch.export.save` has written.
+    folder, too. A name that ends in ``.pt2`` is a program that `torch.export.save` has written. Any other name is that
+    of a model of torchvision, with its default weights, which torchvision downloads.
 
     Raises:
-        ValueError: if there is nothing of this name.
+        ValueError: naming the option, if there is nothing of this name.
     """
     if name.endswith(".pt2"):
         if not Path(name).is_file():
-            raise ValueError(f"--network: found no file {name}")
+            raise ValueError(f"{option}: found no file {name}")
         return torch.export.load(name).module()
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ValueError(f"--network: expected module:attribute, or a file that ends in .pt2, got {name}")
+        return _of_torchvision(name, option)
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -40,9 +41,20 @@ def load(name: str) -> Any:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"--network: {error}") from error
+        raise ValueError(f"{option}: {error}") from error
     network = found if isinstance(found, nn.Module) else found()
     return network.eval() if isinstance(network, nn.Module) else network
+
+
+def _of_torchvision(name: str, option: str) -> nn.Module:
+    expected = f"{option}: expected module:attribute, a file that ends in .pt2, or a model of torchvision, got {name}"
+    try:
+        models = importlib.import_module("torchvision.models")
+    except Exception as error:  # one that was built for another torch fails in ways of its own
+        raise ValueError(f"{expected}, and torchvision can't be imported: {error}") from error
+    if name not in models.list_models():
+        raise ValueError(expected)
+    return models.get_model(name, weights="DEFAULT").eval()
 
 
 class Chooser:

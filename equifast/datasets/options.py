@@ -20,13 +20,13 @@ kill, it does what is missing. Started by torchrun, each process does its share.
 """
 
 
-def add_to(parser: argparse.ArgumentParser) -> None:
-    """Declare the options, and what runs with them: ``options.run(options)`` returns the exit status."""
-    parser.description = DESCRIPTION
-    parser.add_argument("source", metavar="IN", type=Path, help="a folder of images and .tar archives, or an archive")
-    parser.add_argument("output", metavar="OUT", type=Path, help="a folder, made if need be")
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Declare the network, what it sees of an image, how it chooses, and where it runs."""
     parser.add_argument(
-        "--network", required=True, metavar="NAME", help="module:attribute, a module or what makes it; or a file.pt2"
+        "--network",
+        required=True,
+        metavar="NAME",
+        help="module:attribute, a module or what makes it; or a file.pt2; or a model of torchvision, with its weights",
     )
     parser.add_argument("--group", help="such as C4; by default that of the network, if it has one")
     parser.add_argument("--score", choices=sorted(NAMED), help="of a classifier's logits (default: confidence)")
@@ -35,11 +35,19 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mean", default=(0.0,) * 3, **numbers, help="is subtracted from values in [0, 1]")
     parser.add_argument("--std", default=(1.0,) * 3, **numbers, help="divides them")
     parser.add_argument("--batch-size", type=int, default=32, help="images that the network scores at once")
+    parser.add_argument("--device", help="such as cuda (the default if there is one) or cpu")
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Declare the options, and what runs with them: ``options.run(options)`` returns the exit status."""
+    parser.description = DESCRIPTION
+    parser.add_argument("source", metavar="IN", type=Path, help="a folder of images and .tar archives, or an archive")
+    parser.add_argument("output", metavar="OUT", type=Path, help="a folder, made if need be")
+    add_network(parser)
     parser.add_argument("--workers", type=int, help="processes that decode (default: a core each)")
     parser.add_argument(
         "--network-dtype", choices=("bfloat16", "float16"), help="the network runs under autocast to it"
     )
-    parser.add_argument("--device", help="such as cuda (the default if there is one) or cpu")
     parser.set_defaults(run=lambda options: _run(options, parser))
 
 
@@ -53,7 +61,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     dtype = getattr(torch, options.network_dtype) if options.network_dtype else None
     try:
         chooser = Chooser(
-            load(options.network), options.group, options.score, device=_device(options), network_dtype=dtype
+            load(options.network), options.group, options.score, device=device_of(options), network_dtype=dtype
         )
         run = Run(
             options.source,
@@ -86,7 +94,8 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def _device(options: argparse.Namespace) -> torch.device:
+def device_of(options: argparse.Namespace) -> torch.device:
+    """The device that is named, or else a GPU if there is one."""
     if options.device is not None:
         return torch.device(options.device)
     if torch.cuda.is_available():

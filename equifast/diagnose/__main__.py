@@ -1,0 +1,7 @@
+"""`python -m equifast.diagnose`."""
+
+import sys
+
+from .arguments import main
+
+sys.exit(main())
