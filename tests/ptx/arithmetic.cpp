@@ -319,6 +319,7 @@ constexpr Instruction kInstructions[] = {
     {"cvt.rmi.ftz.f32.f32", "w,w", unary<flushing<down>, float>},
     {"cvt.rmi.f64.f64", "d,d", unary<down, double>},
     {"cvt.rpi.f32.f32", "w,w", unary<up, float>},
+    {"cvt.rpi.ftz.f32.f32", "w,w", unary<flushing<up>, float>},
     {"cvt.rni.f32.f32", "w,w", unary<nearest, float>},
     {"cvt.rni.f64.f64", "d,d", unary<nearest, double>},
     {"cvt.sat.f32.f32", "w,w", unary<saturated, float>},

@@ -69,6 +69,7 @@ constexpr Instruction kInstructions[] = {
     {"ld.param.u8", "h,[d+#]", load<Parameter, uint8_t, uint16_t>},
     {"ld.param.u8", "w,[d+#]", load<Parameter, uint8_t, u32>},
     {"ld.param.v2.u8", "{h,h},[d+#]", load<Parameter, uint8_t, uint16_t, 2>},
+    {"ld.param.v4.u8", "{h,h,h,h},[d+#]", load<Parameter, uint8_t, uint16_t, 4>},
     {"ld.param.u32", "w,[d+#]", load<Parameter, u32>},
     {"ld.param.u32", "d,[d+#]", load<Parameter, u32, u64>},
     {"ld.param.s32", "d,[d+#]", load<Parameter, s32, s64>},
