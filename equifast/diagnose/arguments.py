@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..datasets import options as dataset_options
 from ..datasets import sources
-from ..datasets.chooser import SCORES, load
+from ..datasets.chooser import load
 from ..nn import Canonicalizer
 from .measure import diagnose
 from .page import text
@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             None if labels is None else labels.to(device),
             options.group or getattr(canonicalizer, "group", "C4"),
             canonicalizer=canonicalizer,
-            score=SCORES[options.score or "confidence"],
+            score=options.score or "confidence",
             features=options.features,
             classes=classes,
             batch_size=options.batch_size,

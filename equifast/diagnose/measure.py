@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checks, scores
+from .. import checks
 from ..canonical_form import CanonicalForm
-from ..canonicalize import canonicalize
+from ..canonicalize import Score, canonicalize
 from ..groups import Group, as_group
 from ..nn.symmetrized import symmetrize
 from .chance import Told, means, shares, told
@@ -34,7 +34,7 @@ def diagnose(
     group: Group | str = "C4",
     *,
     canonicalizer: Callable[[Tensor], CanonicalForm] | None = None,
-    score: Callable[[Tensor], Tensor] = scores.confidence,
+    score: Score = "confidence",
     representation: str = "invariant",
     padding_mode: str = "border",
     features: str | None = None,
@@ -60,7 +60,7 @@ def diagnose(
         group: such as ``"C4"``.
         canonicalizer: (B, C, H, W) → `CanonicalForm`, such as `nn.Canonicalizer`, for the same group and in eval mode.
             By default the model chooses by its own ``score``.
-        score: logits (E·B, K) → (E·B,), as in `canonicalize`; unused with a canonicalizer.
+        score: a name or a function (E·B, K) → (E·B,), as in `canonicalize`; unused with a canonicalizer.
         representation: "invariant" for logits (N, K); "trivial" for maps (N, K, H', W'), such as a segmentation. These
             are compared after they have been turned back, and need a canonicalizer.
         padding_mode: "border" or "zeros", beyond the edge of a turned image.
