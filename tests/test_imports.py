@@ -52,7 +52,7 @@ ARROWS = {
     "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
     "info": "backends kernels.host",
     "datasets": "canonical_form canonicalize groups nn ops scores targets",
-    "diagnose": "canonical_form canonicalize checks datasets disc groups nn ops scores",
+    "diagnose": "canonical_form canonicalize checks datasets disc groups nn ops",
     "command": "datasets diagnose info",
 }
 
