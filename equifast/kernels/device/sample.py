@@ -72,7 +72,8 @@ def middle(size):
 @triton.jit
 def tent(distance):
     """The bilinear weight ``max(1 − |distance|, 0)``; weight and distance in steps."""
-    return tl.maximum(ONE - tl.abs(distance), 0)
+    # Not ONE itself, which the interpreters of Triton 3.7 and 3.8 can't have on the left.
+    return tl.maximum(tl.cast(ONE, tl.int32) - tl.abs(distance), 0)
 
 
 @triton.jit
