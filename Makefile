@@ -96,6 +96,7 @@ demo: .venv/demo
 pictures: .venv/demo
 	$(PY) examples/imagenet.py
 	$(PY) examples/gate.py
+	$(PY) examples/scores.py
 	$(PY) examples/aerial.py
 
 # Two processes train at a time, with one thread each: that takes four fifths of the time of one with two. What is timed
