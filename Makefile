@@ -118,6 +118,7 @@ pictures: .venv/demo
 	$(PY) examples/refine.py
 	$(PY) examples/average.py
 	$(PY) examples/diagnose.py
+	$(PY) examples/scores.py
 	$(PY) examples/aerial.py
 
 # Two processes train at a time, with one thread each: that takes four fifths of the time of one with two. What is timed

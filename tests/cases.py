@@ -300,6 +300,15 @@ def differentiable(
                     )[outputs],
                     (rand(e * batch, 7, dtype=dtype), rand(7, dtype=dtype, seed=1)),
                 )
+    for score in (("confidence", "negative_entropy"), ("margin", "energy", "class"))[e % 2]:
+        index = ids("C7", batch) if score == "class" else None
+        yield (
+            f"orbit_logit_scores {score}",
+            lambda library, logits, score=score, index=index: library.orbit_logit_scores(
+                logits, group=group, score=score, index=index, beta=1.7
+            )[:2],
+            (rand(e * batch, 7, dtype=dtype),),
+        )
     for normalize in (False, True):
         yield (
             f"contrastive_loss {normalize}",

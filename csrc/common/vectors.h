@@ -48,8 +48,7 @@ inline LogitScore logit_score_of(const std::string& name) {
 }
 
 // What orbit_logit_scores gets; returns the number of samples.
-inline int64_t check_logits(const Tensor& logits, const std::optional<Tensor>& index, int64_t order,
-                            LogitScore score) {
+inline int64_t check_logits(const Tensor& logits, const std::optional<Tensor>& index, int64_t order, LogitScore score) {
   STD_TORCH_CHECK(logits.dim() == 2 && order > 0 && logits.size(0) % order == 0 && logits.size(1) > 1,
                   "logits: expected (E·B, K) with K ≥ 2 and E = ", order);
   const int64_t batch = logits.size(0) / order;

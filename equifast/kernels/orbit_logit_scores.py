@@ -14,9 +14,8 @@ from .host.launch import Config, Kernel, Problem
 from .host.sizes import accumulator, ceil_div, power_of_two
 from .host.vectors import strides_of
 
-#: The logits that a block holds at once, by their type: as many as `vector_tile` gives a block of vectors.
-TILE = {torch.float64: 1024}
-TILE_OF_OTHERS = 4096
+#: The logits that a block and a thread hold at once, as in `vector_tile`: in float64, and in other types.
+TILE_FLOAT64, TILE = (1024, 2), (4096, 8)
 
 
 @triton.jit
@@ -185,13 +184,15 @@ BACKWARD = Kernel(_orbit_logit_scores_backward_kernel, fuse_multiply_add=True)
 def _problem(logits: Tensor, order: int, strides: tuple, score: str) -> Problem:
     """One block for each few samples; a small group has several of them in a block."""
     batch, classes, places = logits.shape[0] // order, logits.shape[1], power_of_two(order)
-    most = TILE.get(logits.dtype, TILE_OF_OTHERS)
+    most, each = TILE_FLOAT64 if logits.dtype == torch.float64 else TILE
     width = min(max(power_of_two(classes), 16), max(most // places, 16))
     rows = max(places, most // 4 // width)
     shape = {"SCORE": score, "PLACES": places, "TYPE": accumulator(logits.dtype), "ROWS": rows, "BLOCK_K": width}
-    warps = min(max(rows * width // 256, 4), 16)
+    warps = min(max(rows * width // (32 * each), 4), 16)
     blocks = ceil_div(batch, rows // places)
-    return Problem(lambda _: blocks, (batch, order, classes, *strides), shape, [Config({}, warps)])
+    # Left to itself, ptxas would spill in float64 to fit more blocks (Triton 3.6, sm_90).
+    config = Config({}, warps, registers=128 if warps == 16 else None)
+    return Problem(lambda _: blocks, (batch, order, classes, *strides), shape, [config])
 
 
 def orbit_logit_scores(

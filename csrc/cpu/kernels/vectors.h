@@ -61,9 +61,9 @@ int64_t softmax(const A* scores, int64_t E, A beta, A* probabilities) {
   return best;
 }
 
-// The gradient of the activations of sample b, directly and through the probabilities: the first E of the 3·E numbers at
-// `grad`, the others being scratch memory. T is the type of all that is (B, E). Returns whether the sample chose by its
-// scores: otherwise its probabilities are NaN.
+// The gradient of the activations of sample b, directly and through the probabilities: the first E of the 3·E numbers
+// at `grad`, the others being scratch memory. T is the type of all that is (B, E). Returns whether the sample chose by
+// its scores: otherwise its probabilities are NaN.
 template <class T, class Args>
 bool score_gradient(const Args& a, int64_t b, Acc<T>* grad) {
   using A = Acc<T>;
