@@ -80,15 +80,15 @@ def test_a_trained_network_is_asked_for_what_it_has_learned(example):
 def test_averages_along_a_turn(example, tmp_path):
     average = example("average")
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
-    photograph = torch.rand(1, 3, 18, 18)
-    found = average.curves(network.eval(), photograph, label=2, angles=6, seen=12)
-    again = average.curves(network, photograph.rot90(1, (2, 3)), label=2, angles=6, seen=12)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))
+    digits, labels = torch.rand(3, 1, 12, 12), torch.tensor([2, 0, 9])
+    found = average.curves(network.eval(), digits, labels, angles=6)
+    again = average.curves(network, digits.rot90(1, (2, 3)), labels, angles=6)
     assert list(found) == list(average.WAYS)
     for name, values in found.items():
-        assert values.shape == (6,) and (values >= 0).all() and (values <= 1).all(), name
+        assert values.shape == (6, 3) and (values >= 0).all() and (values <= 1).all(), name
         torch.testing.assert_close(values, again[name])
     runs = [{"name": name, "members": 4, **average.summary(values)} for name, values in found.items()]
-    assert "runs of the model" in average.text({"runs": runs, "photograph": "drum", "angles": 6})
+    assert "runs of the model" in average.text({"runs": runs, "digits": 3, "angles": 6})
     average.draw(tmp_path / "average.png", found)
     assert (tmp_path / "average.png").stat().st_size > 1000
