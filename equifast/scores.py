@@ -112,8 +112,8 @@ def named(score: object) -> tuple[str | None, int | Tensor | None]:
         return CLASS, score.index
     if isinstance(score, str):
         return score, None
-    name = getattr(score, "__name__", None)
-    return (name if NAMED.get(name) is score else None), None
+    name = getattr(score, "__name__", "")
+    return (name if name in NAMED and NAMED[name] is score else None), None
 
 
 def class_ids(index: int | Tensor, batch: int, logits: Tensor) -> Tensor:
