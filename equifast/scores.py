@@ -113,7 +113,7 @@ def named(score: object) -> tuple[str | None, int | Tensor | None]:
     if isinstance(score, str):
         return score, None
     name = getattr(score, "__name__", "")
-    return (name if NAMED.get(name) is score else None), None
+    return (name if name in NAMED and NAMED[name] is score else None), None
 
 
 def class_ids(index: int | Tensor, batch: int, logits: Tensor) -> Tensor:

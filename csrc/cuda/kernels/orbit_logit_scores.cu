@@ -10,6 +10,9 @@
 namespace equifast::cuda {
 namespace {
 
+// How many blocks a multiprocessor should hold at least. Left to itself, ptxas spills to fit more of them on sm_90a.
+constexpr int kResident = 2;
+
 // Where a warp reads a row of logits.
 template <class T>
 struct Logits {
@@ -121,7 +124,8 @@ struct Row {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kMaxThreads) orbit_logit_scores_kernel(const __grid_constant__ LogitScoreArgs a) {
+__global__ void __launch_bounds__(kMaxThreads, kResident)
+    orbit_logit_scores_kernel(const __grid_constant__ LogitScoreArgs a) {
   using A = Acc<T>;
   const int64_t b = blockIdx.x;
   A* const scores = shared_memory<A>();  // (E,)
@@ -150,7 +154,7 @@ __device__ A activation_gradient(const LogitScoreArgs& a, int64_t b, int e) {
 
 // No gradient passes through a score that is not finite, nor in a sample that fell back.
 template <class T>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, kResident)
     orbit_logit_scores_backward_kernel(const __grid_constant__ LogitScoreArgs a) {
   using A = Acc<T>;
   const int64_t b = blockIdx.x;
