@@ -1,6 +1,6 @@
 """Is MobileNetV2 rotation-proof, and what would canonicalization change? `equifast.diagnose` on real pictures.
 
-    python examples/diagnose.py [--threads 2] [--publish]
+    python examples/diagnose.py [--threads 2] [--rounds 3] [--publish]
 
 The pictures are those of examples/gate.py: cut-outs that are of a class of ImageNet, and photographs.
 """
@@ -52,6 +52,7 @@ def _at(values: dict | None, element: int) -> float | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="1 is faster on a busy machine")
+    parser.add_argument("--rounds", type=int, default=3, help="how often times are taken; 0 on a busy machine")
     parser.add_argument("--publish", action="store_true", help="write examples/results and the documentation")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -68,7 +69,7 @@ def main() -> None:
         "C4",
         classes=[of_class[0] for of_class in names],
         batch_size=8,
-        rounds=3,
+        rounds=options.rounds,
         progress=lambda parts: tqdm(parts, desc="turning", ncols=100),
     )
     found.plot(PICTURE)
