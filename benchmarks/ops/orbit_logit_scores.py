@@ -38,9 +38,10 @@ SCORES = ("confidence", "energy")
 
 
 def measure(options: Options) -> Iterator[tuple[list[Row], list[Row]]]:
-    for setting in options.chosen(SETTINGS):
+    # In a dry run several settings become one.
+    for setting in dict.fromkeys(map(options.setting, options.chosen(SETTINGS))):
         for score in SCORES:
-            labelled = options.setting(replace(setting, label=score))
+            labelled = replace(setting, label=score)
             for name in (FORWARD, BOTH):
                 options.log(f"{name}: {labelled}")
                 timings = run(case(labelled, options.device, name), options)
