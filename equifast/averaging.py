@@ -1,9 +1,9 @@
 """Averages of a model's outputs over the best members of each orbit: weighted frames.
 
 One member is canonicalization, all members with equal weights are the average over the group. Between them, an average
-over a few members costs that few runs of the model, and is continuous where canonicalization jumps from one element to
-another: at the jump both have the same weight (Dym, Lawrence and Siegel, arXiv 2402.16077; Puny and others, arXiv
-2110.03336).
+over a few members costs that few runs of the model. Canonicalization jumps where two elements change places; such an
+average doesn't, as both have the same weight there. It jumps only where its last member is replaced by another, by the
+weight of these (Dym, Lawrence and Siegel, arXiv 2402.16077; Puny and others, arXiv 2110.03336).
 """
 
 from __future__ import annotations

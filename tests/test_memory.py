@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 import equifast
 from equifast import as_group, ops
 
-from .cases import assert_same, differentiable, every, ids, rand
+from .cases import assert_same, differentiable, ids, rand
 
 CHUNK = importlib.import_module("equifast.ops.orbit_conv2d").CHUNK_BYTES
 D8 = as_group("D8")
@@ -162,4 +162,4 @@ def test_a_transposed_plane_past_2_to_the_32_is_refused():
     plane = torch.zeros(1, 1, 1, 1).expand(1, 1, 2**16 + 1, 2**16)
     table = list(as_group("C3").action_table(inverse=True))
     with pytest.raises(RuntimeError, match=r"expected at most 2\^32 pixels a plane, got 4295032832"):
-        torch.ops.equifast.act(plane, every("C1"), table, [], [], "border", True)
+        torch.ops.equifast.orbit(plane, None, table, [], [], "border", True)

@@ -177,8 +177,9 @@ def _orbit_logit_scores_backward_kernel(
         tl.store(grad_logits + row[:, None] * K + k[None, :], g, mask=mask[:, None] & (k < K)[None, :])
 
 
-FORWARD = Kernel(_orbit_logit_scores_kernel, fuse_multiply_add=True)
-BACKWARD = Kernel(_orbit_logit_scores_backward_kernel, fuse_multiply_add=True)
+# Nothing is contracted: copies of a sum that several threads hold have to have the same bits (see `sum_of_products`).
+FORWARD = Kernel(_orbit_logit_scores_kernel)
+BACKWARD = Kernel(_orbit_logit_scores_backward_kernel)
 
 
 def _problem(logits: Tensor, order: int, strides: tuple, score: str) -> Problem:

@@ -292,6 +292,7 @@ constexpr Instruction kInstructions[] = {
     {"max.f32", "w,w,w", binary<number<float_max>, float>},
     {"max.f64", "d,d,d", binary<number<float_max>, double>},
     {"min.f32", "w,w,w", binary<number<float_min>, float>},
+    {"min.f64", "d,d,d", binary<number<float_min>, double>},
     {"copysign.f32", "w,w,w", binary<with_sign, float>},
     {"copysign.f64", "d,d,d", binary<with_sign, double>},
     {"cvt.s16.s8", "h,h", map<same, int16_t, Low<int8_t>>},

@@ -21,7 +21,7 @@ constexpr auto ltu = [](auto a, auto b) { return !(a >= b); };
 constexpr auto leu = [](auto a, auto b) { return !(a > b); };
 constexpr auto geu = [](auto a, auto b) { return !(a < b); };
 constexpr auto num = [](auto a, auto b) { return a == a && b == b; };
-constexpr auto nan = [](auto a, auto b) { return std::isnan(a) || std::isnan(b); };
+constexpr auto nan = [](auto a, auto b) { return a != a || b != b; };
 
 template <auto F, class T>
 void compare(Warp& warp, const int32_t* o, Mask active) {
@@ -86,6 +86,8 @@ constexpr Instruction kInstructions[] = {
     {"setp.ge.s64", "p,d,d", compare<ge, int64_t>},
     {"setp.lt.u64", "p,d,d", compare<lt, uint64_t>},
     {"setp.gt.u64", "p,d,d", compare<gt, uint64_t>},
+    {"setp.eq.f16", "p,h,h", compare<eq, _Float16>},
+    {"setp.nan.f16", "p,h,h", compare<nan, _Float16>},
     {"setp.ne.f16", "p,h,h", compare<different, _Float16>},
     {"setp.neu.f16", "p,h,h", compare<neu, _Float16>},
     {"setp.ne.f16x2", "p|p,w,w", compare_halves<different>},

@@ -85,12 +85,12 @@ class Resizer {
     }
     for (int64_t i = i0; i < i1; ++i)
       sum_rows(rows + (a_.rows.first[i] - r0) * stride, stride, weights(a_.rows, i), a_.rows.count(i), width_,
-               &band_[(i - i0) * in_pitch_]);
+               band_.data() + (i - i0) * in_pitch_);
     lines_.resize(a_.interleaved * kResizeRows * out_pitch_);
     resize_band(lines_.data(), kResizeRows);
     for (int64_t c = 0; c < a_.interleaved; ++c)
       for (int64_t i = i0; i < i1; ++i)
-        narrow_row(&lines_[(c * kResizeRows + i - i0) * out_pitch_], row(out, c, i), a_.columns.rows);
+        narrow_row(lines_.data() + (c * kResizeRows + i - i0) * out_pitch_, row(out, c, i), a_.columns.rows);
   }
 
   void write_columns_first(const T* in, int64_t i0, int64_t i1, T* out) {
@@ -99,13 +99,13 @@ class Resizer {
     lines_.resize(a_.interleaved * plane_rows * out_pitch_);
     for (int64_t r = r0; r < r1; r += kResizeRows) {
       for (int64_t k = r; k < smaller(r + kResizeRows, r1); ++k)
-        widen_row(in + k * a_.in.h, &band_[(k - r) * in_pitch_], width_);
-      resize_band(&lines_[(r - r0) * out_pitch_], plane_rows);
+        widen_row(in + k * a_.in.h, band_.data() + (k - r) * in_pitch_, width_);
+      resize_band(lines_.data() + (r - r0) * out_pitch_, plane_rows);
     }
     A* line = resized_.data();
     for (int64_t c = 0; c < a_.interleaved; ++c)
       for (int64_t i = i0; i < i1; ++i) {
-        sum_rows(&lines_[(c * plane_rows + a_.rows.first[i] - r0) * out_pitch_], out_pitch_, weights(a_.rows, i),
+        sum_rows(lines_.data() + (c * plane_rows + a_.rows.first[i] - r0) * out_pitch_, out_pitch_, weights(a_.rows, i),
                  a_.rows.count(i), a_.columns.rows, line);
         narrow_row(line, row(out, c, i), a_.columns.rows);
       }
