@@ -64,7 +64,7 @@ def margin(activations: Tensor) -> Tensor:
 
     It is NaN for a sample that fell back to the identity, and infinite where the identity alone is masked.
     """
-    return torch.where(is_usable(activations), activations, torch.nan).amax(1) - activations[:, 0]
+    return torch.where(is_usable(activations), activations, torch.nan).max(1).values - activations[:, 0]
 
 
 def gated(scores: OrbitScores, gate: float) -> OrbitScores:

@@ -34,7 +34,7 @@ def margin(logits: Tensor) -> Tensor:
     """
     wide = _checked(logits)
     first, index = wide.max(1, keepdim=True)
-    return first.squeeze(1) - wide.scatter(1, index, -torch.inf).amax(1)
+    return first.squeeze(1) - wide.scatter(1, index, -torch.inf).max(1).values
 
 
 def negative_entropy(logits: Tensor) -> Tensor:

@@ -102,6 +102,18 @@ def test_the_lowest_id_wins_a_tie(score):
     assert_near(out.probabilities, torch.full((3, 8), 1 / 8))
 
 
+def test_the_first_of_equal_logits_has_the_gradient():
+    """Of the margin, whose value is the largest logit less the next one."""
+    logits = torch.tensor([[1.0, 5, 2, 5, 5], [0, 1, 3, 1, 1], [2, 1, 1, 1, 1]], device=rand(1).device)
+    expected = torch.tensor([[0.0, 1, 0, -1, 0], [0, -1, 1, 0, 0], [1, -1, 0, 0, 0]], device=logits.device)
+    for dtype in DTYPES:
+        leaf = logits.to(dtype).requires_grad_()
+        out = orbit_logit_scores(leaf, group="C1", score="margin")
+        assert out.activations.flatten().tolist() == [0, 2, 1]
+        for activations in (out.activations, scores.margin(leaf)):
+            assert torch.equal(torch.autograd.grad(activations.sum(), leaf)[0], expected.to(dtype)), dtype
+
+
 @pytest.mark.parametrize("score", SCORES)
 def test_scores_of_a_sure_classifier_do_not_tie(score):
     """Logits so far apart that each largest probability is exactly 1."""
