@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equifast.groups import as_group
+from equifast import TransformSet
+from equifast.groups import Group, as_group
 from equifast.representations import channel_action
 
 Call = tuple[str, Callable[[], object]]
@@ -59,8 +60,12 @@ class Resampling(NamedTuple):
         return " ".join(filter(None, words))
 
 
-#: Exact and interpolating groups; the sum besides a tile, the nine readers of an adjoint and its rays are what costs
-#: registers.
+#: Maps of which some stretch: the adjoint looks for the readers of a pixel in another way than a group's.
+STRETCHED = TransformSet(angles=(0, 20, 90), scales=(1, (1.5, 0.7)))
+SETS = {str(STRETCHED): STRETCHED}
+
+#: Exact and interpolating groups, and a set; the sum besides a tile, the readers of an adjoint and its rays are what
+#: costs registers.
 RESAMPLINGS = [
     Resampling("C4", "fp32"),
     Resampling("C4", "bf16", "act orbit_inner"),
@@ -82,6 +87,9 @@ RESAMPLINGS = [
     Resampling("C8", "fp64", "orbit_average", adjoint=True),
     Resampling("C8", "fp16", "act angle_inner", padding="zeros"),
     Resampling("C8", "fp32", "orbit", size=16),
+    Resampling(str(STRETCHED), "fp32", "orbit act orbit_average", adjoint=True),
+    Resampling(str(STRETCHED), "bf16", "orbit act orbit_average", adjoint=True, channels=64, size=56, last=True),
+    Resampling(str(STRETCHED), "fp64", "orbit_average", adjoint=True, padding="zeros"),
 ]
 
 
@@ -89,7 +97,7 @@ def resamplings() -> Iterator[Call]:
     from equifast.kernels import load
 
     for case in RESAMPLINGS:
-        group = as_group(case.group)
+        group = SETS.get(case.group) or as_group(case.group)
         table = group.action_table(inverse=True)
         channels = channel_action(group, case.representation, inverse=True)
         x = images(case.dtype, case.channels, case.size, 8, case.last)
@@ -101,8 +109,9 @@ def resamplings() -> Iterator[Call]:
             "act": (x, element, *options, case.adjoint),
             "orbit_average": (x, weights, *options, case.adjoint),
             "orbit_inner": (x, x, *options),
-            "angle_inner": (x, x, x, element, table, group.n, case.padding),
         }
+        if isinstance(group, Group):
+            given["angle_inner"] = x, x, x, element, table, group.n, case.padding
         for op in case.ops.split():
             yield str(case), lambda op=op, given=given: load(op)(*given[op])
 
