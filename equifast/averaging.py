@@ -8,6 +8,7 @@ weight of these (Dym, Lawrence and Siegel, arXiv 2402.16077; Puny and others, ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from . import checks, lazy_orbit, ops, representations
 from .choice import choice_weights
 from .dtypes import accumulate_dtype
+from .groups import CyclicGroup
 from .transform_set import Transforms
 
 #: How members of a frame are weighted.
@@ -83,8 +85,8 @@ def average(
             return ops.orbit_average(y, weights.to(y.dtype), group=group, **options)
         return _weighted_sum(y, weights)
     ids = element.t().flatten()
-    rows = x.expand(count, *x.shape).flatten(0, 1)
-    members = ops.act(rows, ids, group=group, inverse=True, padding_mode=padding_mode)
+    table = group.action_table(inverse=True)
+    members = torch.ops.equifast.act(x, ids, table, [], [], padding_mode, False)
     y = _checked(model(members), len(ids), representation, group)
     if representation != "invariant":
         y = ops.act(y, ids, group=group, representation=representation, padding_mode=padding_mode)
@@ -104,12 +106,14 @@ def _checked(y: object, rows: int, representation: str, group: Transforms) -> Te
 
 
 def _weighted_sum(y: Tensor, weights: Tensor) -> Tensor:
-    """``Σ_i weights[:, i] · y_i``, in the order of i: (k·B, …) and (B, k) → (B, …)."""
-    wide = torch.promote_types(accumulate_dtype(y.dtype), weights.dtype)
-    total: Tensor | None = None
-    members = y.unflatten(0, (weights.shape[1], len(weights))).unbind(0)
-    for member, weight in zip(members, weights.to(wide).unbind(1), strict=True):
-        term = member.to(wide) * weight.reshape(-1, *[1] * (y.dim() - 1))
-        total = term if total is None else total + term
-    assert total is not None  # a frame has a member
-    return total.to(y.dtype)
+    """``Σ_i weights[:, i] · y_i``, in the order of i: (k·B, …) and (B, k) → (B, …).
+
+    It is an `orbit_average` in which all elements are the identity: one pass over y.
+    """
+    batch, count = weights.shape
+    wide = y.to(torch.promote_types(y.dtype, weights.dtype)) if weights.dtype == torch.float64 else y
+    members = wide.unflatten(0, (count, batch))
+    images = members if y.dim() == 4 else members.reshape(count, batch, 1, 1, math.prod(y.shape[1:]))
+    wide_weights, table = weights.to(accumulate_dtype(wide.dtype)), count * CyclicGroup(1).action_table(inverse=False)
+    total = torch.ops.equifast.orbit_average(images, wide_weights, table, [], [], "border", False)
+    return total.reshape(batch, *y.shape[1:]).to(y.dtype)

@@ -100,8 +100,8 @@ def search(
         step = finer(group, i)
         neighbours = torch.stack([(2 * turn + d) % step.n for d in (-1, 1)])  # (2, B)
         of_rows = (neighbours + flip * step.n).flatten()
-        rows = torch.cat((images, images))
-        found = evaluate(ops.act(rows, of_rows, group=step, inverse=True, padding_mode=padding_mode))
+        table = step.action_table(inverse=True)
+        found = evaluate(torch.ops.equifast.act(images, of_rows, table, [], [], padding_mode, False))
         candidates.append(_refined(neighbours, flip, refine - i, fine).t())
         activations.append(found)
         turn = 2 * turn
@@ -139,7 +139,7 @@ def estimate(name: str, x: Tensor, found: Search, beta: float, padding_mode: str
 def _members(y: Tensor, ids: Tensor, fine: Group, padding_mode: str, adjoint: bool = False) -> Tensor:
     """S_e y for the elements e = ``ids`` (B, 2) of each image, or the transposes: (2, B, C, H, W)."""
     table = fine.action_table(inverse=True)
-    moved = torch.ops.equifast.act(torch.cat((y, y)), ids.t().flatten(), table, [], [], padding_mode, adjoint)
+    moved = torch.ops.equifast.act(y, ids.t().flatten(), table, [], [], padding_mode, adjoint)
     return moved.unflatten(0, (2, len(y)))
 
 

@@ -163,7 +163,8 @@ def orbit_average(k):
 @arguments()
 def act(k):
     h, w = k.shape(4, 5)
-    yield k.images(k.batch, k.channels(), h, w), ids(k.group, k.batch), *k.action, k.flag
+    for times in (1, k.size(3, 1, 4)):
+        yield k.images(k.batch, k.channels(), h, w), ids(k.group, times * k.batch), *k.action, k.flag
 
 
 @arguments()

@@ -39,7 +39,7 @@ ARROWS = {
     "estimators": "checks choice dtypes groups ops transform_set",
     "targets": "checks dtypes geometry groups ops transform_set",
     "gating": "checks choice groups",
-    "averaging": "checks choice dtypes lazy_orbit ops representations transform_set",
+    "averaging": "checks choice dtypes groups lazy_orbit ops representations transform_set",
     "canonical_form": "averaging checks choice dtypes groups losses ops refinement representations targets "
     "transform_set",
     "orbit_functions": "compiler ops transform_set",

@@ -51,12 +51,14 @@ class Resampling(NamedTuple):
     representation: str = "trivial"
     padding: str = "border"
     weighted: bool = False
+    times: int = 1
 
     def __str__(self) -> str:
         shape = f"{self.channels}×{self.size}²"
         words = [self.group, "adjoint" if self.adjoint else "", shape, "channels_last" if self.last else "", self.dtype]
         words += [self.representation if self.representation != "trivial" else ""]
         words += [self.padding if self.padding != "border" else "", "weighted" if self.weighted else ""]
+        words += [f"{self.times} times" if self.times > 1 else ""]
         return " ".join(filter(None, words))
 
 
@@ -86,6 +88,8 @@ RESAMPLINGS = [
     Resampling("C8", "fp64", "orbit orbit_inner angle_inner"),
     Resampling("C8", "fp64", "orbit_average", adjoint=True),
     Resampling("C8", "fp16", "act angle_inner", padding="zeros"),
+    Resampling("C8", "fp32", "act", times=2),
+    Resampling("C8", "bf16", "act", adjoint=True, times=2),
     Resampling("C8", "fp32", "orbit", size=16),
     Resampling(str(STRETCHED), "fp32", "orbit act orbit_average", adjoint=True),
     Resampling(str(STRETCHED), "bf16", "orbit act orbit_average", adjoint=True, channels=64, size=56, last=True),
@@ -104,9 +108,10 @@ def resamplings() -> Iterator[Call]:
         weights = torch.empty((8, group.order), dtype=x.dtype) if case.weighted else None
         options = table, *channels, case.padding
         element = torch.zeros(8, dtype=torch.int64)
+        repeated = torch.zeros(8 * case.times, dtype=torch.int64)
         given = {
             "orbit": (x, weights, *options, case.adjoint),
-            "act": (x, element, *options, case.adjoint),
+            "act": (x, repeated, *options, case.adjoint),
             "orbit_average": (x, weights, *options, case.adjoint),
             "orbit_inner": (x, x, *options),
         }

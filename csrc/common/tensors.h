@@ -88,6 +88,13 @@ inline void check_ids(const Tensor& element, int64_t batch) {
                   "element: expected ", batch, " ids of type int64");
 }
 
+// `element` holds one element id for each image of a batch, or several of them: those of the whole batch k times over.
+inline void check_repeated_ids(const Tensor& element, int64_t batch) {
+  STD_TORCH_CHECK(element.dim() == 1 && element.scalar_type() == ScalarType::Long &&
+                      (batch ? element.size(0) % batch == 0 : element.size(0) == 0),
+                  "element: expected a multiple of ", batch, " ids of type int64");
+}
+
 // `weights` holds one factor for each image and element.
 inline void check_weights(const Tensor& weights, const Tensor& images, int64_t batch, int64_t order) {
   STD_TORCH_CHECK(weights.dim() == 2 && weights.size(0) == batch && weights.size(1) == order, "weights: expected (",

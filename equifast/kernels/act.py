@@ -14,16 +14,23 @@ from .host.resample import launch_resampling, new_images, resample_plan
 @triton.jit
 def _act_kernel(
     out, x, element, rows, permutation, mixing,
-    E, C, H, W, xb, xc, xh, xw, oc, oh, ow, eb, planes,
+    images, E, C, H, W, xb, xc, xh, xw, oc, oh, ow, eb, planes,
     INTERPOLATES: tl.constexpr, TURNS: tl.constexpr, BORDER: tl.constexpr, ADJOINT: tl.constexpr, TYPE: tl.constexpr,
     IS_EDGE: tl.constexpr, HAS_EDGE_TILES: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """``out[b] = ρ(g_e)·S_e x[b]`` with e = element[b], at one tile of pixels and ``planes`` channels."""
+    """``out[b] = ρ(g_e)·S_e x[b % images]`` with e = element[b], at one tile of pixels and ``planes`` channels.
+
+    images: how many there are; None if as many as elements.
+    """
     pid, channel_blocks = tl.program_id(0), tl.cdiv(C, planes)
     tiles = tile_count(H, W, BLOCK_I, BLOCK_J, IS_EDGE)
     tile, channel_block = pid % tiles, pid // tiles % channel_blocks
     b = (pid // tiles // channel_blocks).to(tl.int64)
+    image = b
+    if images is not None:
+        # This order of the divisions costs a register less than the remainder of b, which would spill.
+        image = (pid % (images * tiles * channel_blocks) // tiles // channel_blocks).to(tl.int64)
     e = tl.load(element + b * eb).to(tl.int32)
     # The host does not check ids on a GPU, where that would wait for the stream. An id outside the table must not make
     # the kernel read foreign memory.
@@ -36,7 +43,7 @@ def _act_kernel(
         c = (first + tl.arange(0, BLOCK_C)).to(i.dtype)
         c_in_bounds = c < C
         value = transformed(
-            x + b * xb, e, rows, permutation, mixing, E, pixels, tl.where(c_in_bounds, c, 0), c_in_bounds,
+            x + image * xb, e, rows, permutation, mixing, E, pixels, tl.where(c_in_bounds, c, 0), c_in_bounds,
             H, W, xc, xh, xw, INTERPOLATES, TURNS, BORDER, ADJOINT, IS_EDGE, TYPE,
         )  # [BLOCK_I, BLOCK_J, BLOCK_C] # fmt: skip
         mask = stored[:, :, None] & c_in_bounds[None, None, :]
@@ -48,9 +55,10 @@ KERNEL = Kernel(_act_kernel)
 
 def act(x: Tensor, element: Tensor, table, permutation, mixing, padding_mode: str, adjoint: bool) -> Tensor:
     plan = resample_plan(x, table, permutation, mixing, padding_mode, adjoint)
-    out = new_images(x, x.shape)
+    out = new_images(x, (len(element), *x.shape[1:]))
     if out.numel():
-        scalars = (plan.order, *x.shape[1:], *x.stride(), *out.stride()[1:], element.stride(0))
+        images = None if len(x) == len(element) else len(x)
+        scalars = (images, plan.order, *x.shape[1:], *x.stride(), *out.stride()[1:], element.stride(0))
         tensors = (out, x, element, plan.rows, plan.permutation, plan.mixing)
-        launch_resampling(KERNEL, plan, tensors, scalars, images=(x, out), rows=x.shape[0])
+        launch_resampling(KERNEL, plan, tensors, scalars, images=(x, out), rows=len(element))
     return out

@@ -54,13 +54,17 @@ def act(
     return torch.ops.equifast.act(x, element, table, *channels, padding_mode, False)
 
 
+# There may be more ids than images, k times as many: then images are taken from the beginning again, and row i·B + b is
+# image b by element[i·B + b].
+
+
 def _eager(x, element, table, permutation, mixing, padding_mode, adjoint):
-    if x.shape[0] == 0:
-        return _resample.new_images(x, x.shape)
+    if element.shape[0] == 0:
+        return _fake(x, element, table, permutation, mixing, padding_mode, adjoint)
     chosen = element.unique().tolist()
     images = [(element == e).nonzero().squeeze(1) for e in chosen]
     parts = [
-        _resample.resample(x[of_e], e, table, permutation, mixing, padding_mode, adjoint)
+        _resample.resample(x[of_e % len(x)], e, table, permutation, mixing, padding_mode, adjoint)
         for e, of_e in zip(chosen, images, strict=True)
     ]
     out = torch.cat(parts)[torch.cat(images).argsort()]
@@ -71,16 +75,17 @@ def _composed(x, element, table, permutation, mixing, padding_mode, adjoint):
     """Every member, and then one for each image."""
     action = (table, permutation, mixing, padding_mode, adjoint)
     members = torch.cat([_resample.resample(x, e, *action) for e in range(order_of(table))])
-    images = torch.arange(x.shape[0], device=x.device)
+    images = torch.arange(element.shape[0], device=x.device) % x.shape[0]
     return members.index_select(0, element * x.shape[0] + images).to(x.dtype)
 
 
 def _fake(x, element, table, permutation, mixing, padding_mode, adjoint):
-    return _resample.new_images(x, x.shape)
+    return _resample.new_images(x, (element.shape[0], *x.shape[1:]))
 
 
 def _setup_context(ctx, inputs, output):
-    _, element, *ctx.action = inputs
+    x, element, *ctx.action = inputs
+    ctx.batch = x.shape[0]
     ctx.save_for_backward(element)
 
 
@@ -89,6 +94,8 @@ def _backward(ctx, grad):
     table, permutation, mixing, padding_mode, adjoint = ctx.action
     channels = _resample.transposed(table, permutation, mixing)
     grad_x = torch.ops.equifast.act(grad, element, table, *channels, padding_mode, not adjoint)
+    if element.shape[0] != ctx.batch:
+        grad_x = grad_x.unflatten(0, (element.shape[0] // ctx.batch, ctx.batch)).sum(0)
     return grad_x, None, None, None, None, None, None
 
 

@@ -215,6 +215,18 @@ def test_the_transpose_is_the_adjoint(group, shape, padding_mode):
     assert_near(call("act", *args)[0], eager("act", *args)[0])
 
 
+@pytest.mark.sanitized
+@pytest.mark.parametrize("times", [0, 1, 3])
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_images_are_taken_again_where_ids_are_more(times, adjoint):
+    """The ids of the whole batch, several times over: the bits of so many copies of the images."""
+    for group, shape in (("C4", (5, 5)), ("D3", (4, 6))):
+        for layout in LAYOUTS.values():
+            x, element = layout(rand(2, 3, *shape)), ids(as_group(group), 2 * times)
+            args = action(group, "trivial", "border", adjoint)
+            assert_same(call("act", x, element, *args)[0], call("act", x.repeat(times, 1, 1, 1), element, *args)[0])
+
+
 @only("cpu", because="other backends have one way to transpose")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("representation", REPRESENTATIONS)

@@ -61,6 +61,7 @@ struct ResampleArgs {
   Images second;           // orbit_inner: the second operand
   const void* weights;     // (B, E) in the accumulate type, or null
   const int64_t* element;  // act: (B,)
+  int64_t images;          // act: how many there are; output b is of image b modulo this
   void* out;               // contiguous, or channels_last if interleaved; orbit_inner: (B, C, E) partial sums in double
 };
 

@@ -10,8 +10,9 @@ namespace {
 Tensor act(Tensor x, Tensor element, std::vector<double> table, OptionalIntegers permutation, OptionalNumbers mixing,
            std::string padding_mode, bool adjoint) {
   check_one_batch(x, "x");
-  const auto sizes = image_sizes(x, "x");
-  check_ids(element, sizes[0]);
+  auto sizes = image_sizes(x, "x");
+  check_repeated_ids(element, sizes[0]);
+  sizes[0] = element.size(0);
   ResamplePlan plan(x, "x", sizes, table, permutation, mixing, padding_mode,
                     {.adjoint = adjoint, .one_each = true, .by_rows = !adjoint, .keeps_format = true});
   Resample& r = plan.resample;
@@ -25,6 +26,7 @@ Tensor act(Tensor x, Tensor element, std::vector<double> table, OptionalIntegers
                              .second = {},
                              .weights = nullptr,
                              .element = static_cast<const int64_t*>(ids.const_data_ptr()),
+                             .images = x.size(0),
                              .out = out.mutable_data_ptr()};
   run(adjoint ? cpu_kernels().act_adjoint : cpu_kernels().act, args, images * r.row_runs);
   return out;

@@ -32,6 +32,7 @@ Tensor orbit(Tensor x, std::optional<Tensor> weights, std::vector<double> table,
                              .second = {},
                              .weights = data_of(scale),
                              .element = nullptr,
+                             .images = r.B,
                              .out = out.mutable_data_ptr()};
   run(adjoint ? cpu_kernels().orbit_adjoint : cpu_kernels().orbit, args,
       (r.all_elements ? 1 : r.order) * images * r.row_runs);

@@ -23,6 +23,7 @@ Tensor orbit_average(Tensor y, std::optional<Tensor> weights, std::vector<double
                              .second = {},
                              .weights = data_of(scale),
                              .element = nullptr,
+                             .images = r.B,
                              .out = out.mutable_data_ptr()};
   run(adjoint ? cpu_kernels().orbit_average_adjoint : cpu_kernels().orbit_average, args, r.B * r.channel_blocks());
   return out;

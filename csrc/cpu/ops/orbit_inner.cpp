@@ -30,6 +30,7 @@ Tensor orbit_inner(Tensor u, Tensor v, std::vector<double> table, OptionalIntege
                              .second = images_of(operands[1]),
                              .weights = nullptr,
                              .element = nullptr,
+                             .images = r.B,
                              .out = partial.data()};
   run(cpu_kernels().orbit_inner, args, r.B * r.channel_blocks());
   return sum_over_channels(partial, u, r, r.order);

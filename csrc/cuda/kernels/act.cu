@@ -1,4 +1,5 @@
-// act: one element for each image, out[b] = ρ S_e x[b] with e = element[b]; or the transpose.
+// act: one element for each image, out[b] = ρ S_e x[b] with e = element[b]; or the transpose. Where there are more
+// elements than images, the images are taken from the beginning again.
 #include "cuda/device/tile.cuh"
 
 namespace equifast::cuda {
@@ -13,11 +14,11 @@ template <class T, bool GATHERS>
 __global__ void __launch_bounds__(kTileThreads, kActBlocks<T, GATHERS>)
     act_kernel(const __grid_constant__ ResampleArgs a) {
   const Resample& r = a.resample;
-  const uint32_t tiles = r.tiling.tiles();
-  const int64_t b = blockIdx.x / tiles, id = a.element[b * a.element_b];
+  const uint32_t tiles = r.tiling.tiles(), member = blockIdx.x / tiles;
+  const int64_t b = member, image = member % a.images, id = a.element[b * a.element_b];
   // The ids are on the device, so no host code has checked them. One beyond the table must not read memory of others.
   const int32_t e = id >= 0 && id < r.table.order ? static_cast<int32_t>(id) : 0;
-  write_member<T, GATHERS>(a, blockIdx.x % tiles, static_cast<const T*>(r.in) + b * r.in_layout.b, e, nullptr,
+  write_member<T, GATHERS>(a, blockIdx.x % tiles, static_cast<const T*>(r.in) + image * r.in_layout.b, e, nullptr,
                            static_cast<T*>(a.out) + b * a.out_layout.b);
 }
 

@@ -71,6 +71,7 @@ struct ResampleArgs {
   int64_t weight_b, weight_e;
   const int64_t* element;  // act: (B,)
   int64_t element_b;
+  uint32_t images;  // act: how many there are; output b is of image b modulo this
   void* out;
   Layout out_layout;
 };

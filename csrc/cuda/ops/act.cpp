@@ -8,8 +8,9 @@ namespace {
 Tensor act(Tensor x, Tensor element, std::vector<double> table, OptionalIntegers permutation, OptionalNumbers mixing,
            std::string padding_mode, bool adjoint) {
   check_one_batch(x, "x");
-  const auto sizes = checked_sizes(x, "x");
-  check_ids(element, sizes[0]);
+  auto sizes = checked_sizes(x, "x");
+  check_repeated_ids(element, sizes[0]);
+  sizes[0] = element.size(0);
   const OnDeviceOf device(x);
   const ResamplePlan plan(x, "x", sizes, table, permutation, mixing, padding_mode, adjoint, device.stream);
   Tensor out = new_images_like(x, sizes[0], sizes);
@@ -17,6 +18,7 @@ Tensor act(Tensor x, Tensor element, std::vector<double> table, OptionalIntegers
   ResampleArgs args = plan.writing(out);
   args.element = static_cast<const int64_t*>(element.const_data_ptr());
   args.element_b = element.stride(0);
+  args.images = static_cast<uint32_t>(x.size(0));
   launch_act(args, device.stream);
   return out;
 }

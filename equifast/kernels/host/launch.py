@@ -57,7 +57,7 @@ class Problem(NamedTuple):
     """
 
     grid: Callable[[dict[str, int]], int]
-    scalars: tuple[int | float, ...]
+    scalars: tuple[int | float | None, ...]
     constants: dict[str, Any]
     configs: Sequence[Config]
     tuning_key: tuple = ()

@@ -66,7 +66,7 @@ def launch_resampling(
     kernel: Kernel,
     plan: ResamplePlan,
     tensors: Sequence[Tensor | None],
-    scalars: tuple[int, ...],
+    scalars: tuple[int | None, ...],
     *,
     images: tuple[Tensor, ...],
     rows: int,
