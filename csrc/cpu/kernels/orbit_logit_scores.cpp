@@ -28,13 +28,19 @@ inline A larger(A x, A y) {
 // them, and they are folded in halves: the order is the same for every instruction set.
 constexpr int64_t kLanes = 16;
 
-// Calls f(k, lane) for the n places k of a row.
-template <class F>
-inline void each_lane(int64_t n, F f) {
+// A number of places that fills lanes.
+constexpr int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+// Calls f(k, x) for every kLanes places k of a row of n numbers, with those numbers x, of which the last ones may be
+// the filling. So a short row, or the rest of a long one, takes whole vectors too: compilers load them under a mask.
+template <class A, class F>
+inline void each_lanes(const A* z, int64_t n, A filling, F f) {
   int64_t k = 0;
-  for (; k + kLanes <= n; k += kLanes)
-    for (int64_t l = 0; l < kLanes; ++l) f(k + l, l);
-  for (int64_t l = 0; k + l < n; ++l) f(k + l, l);
+  for (; k + kLanes <= n; k += kLanes) f(k, z + k);
+  if (k == n) return;
+  A x[kLanes];
+  for (int64_t l = 0; l < kLanes; ++l) x[l] = k + l < n ? z[k + l] : filling;
+  f(k, x);
 }
 
 // Calls f(lane, partner) until all have joined lane 0.
@@ -49,7 +55,9 @@ template <class A>
 A largest(const A* z, int64_t n) {
   A lanes[kLanes];
   for (A& lane : lanes) lane = -kInfinity<A>;
-  each_lane(n, [&](int64_t k, int64_t l) { lanes[l] = larger(z[k], lanes[l]); });
+  each_lanes(z, n, -kInfinity<A>, [&](int64_t, const A* x) {
+    for (int64_t l = 0; l < kLanes; ++l) lanes[l] = larger(x[l], lanes[l]);
+  });
   fold([&](int64_t l, int64_t m) { lanes[l] = larger(lanes[m], lanes[l]); });
   return lanes[0];
 }
@@ -69,7 +77,9 @@ Pair<A> two_largest(const A* z, int64_t n) {
     first[l] = larger(x, first[l]);
     second[l] = larger(less, second[l]);
   };
-  each_lane(n, [&](int64_t k, int64_t l) { join(l, z[k]); });
+  each_lanes(z, n, -kInfinity<A>, [&](int64_t, const A* x) {
+    for (int64_t l = 0; l < kLanes; ++l) join(l, x[l]);
+  });
   fold([&](int64_t l, int64_t m) {
     second[l] = larger(second[m], second[l]);
     join(l, first[m]);
@@ -84,17 +94,32 @@ bool has_nan(const A* z, int64_t n) {
   return found > 0;
 }
 
-// out[k] = e^(z[k] − top), but 1 for a logit above the top.
+// out[k] = e^(z[k] − top), but 1 for a logit above the top; 0 in the places that fill lanes. Returns the sum.
 template <class A>
-void exponentials(const A* __restrict z, A top, A* __restrict out, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) out[k] = exponential((top < z[k] ? top : z[k]) - top);
+A exponentials(const A* __restrict z, A top, A* __restrict out, int64_t n) {
+  const auto power = [top](A x) { return exponential((top < x ? top : x) - top); };
+  const int64_t whole = n / kLanes * kLanes;
+  for (int64_t k = 0; k < whole; ++k) out[k] = power(z[k]);
+  if (whole < n) {
+    A x[kLanes];
+    for (int64_t l = 0; l < kLanes; ++l) x[l] = whole + l < n ? z[whole + l] : top;
+    for (int64_t l = 0; l < kLanes; ++l) x[l] = power(x[l]);
+    for (int64_t l = 0; l < kLanes; ++l) out[whole + l] = whole + l < n ? x[l] : A(0);
+  }
+  A lanes[kLanes] = {};
+  for (int64_t k = 0; k < padded(n); k += kLanes)
+    for (int64_t l = 0; l < kLanes; ++l) lanes[l] += out[k + l];
+  fold([&](int64_t l, int64_t m) { lanes[l] += lanes[m]; });
+  return lanes[0];
 }
 
-// The sum of f(k) over the n places of a row.
-template <class A, class F>
-inline A sum(int64_t n, F f) {
+// Σ weights[k]·(z[k] − top), of which the first factors are 0 in the places that fill lanes.
+template <class A>
+A weighted_sum(const A* z, A top, const A* weights, int64_t n) {
   A lanes[kLanes] = {};
-  each_lane(n, [&](int64_t k, int64_t l) { lanes[l] += f(k); });
+  each_lanes(z, n, top, [&](int64_t k, const A* x) {
+    for (int64_t l = 0; l < kLanes; ++l) lanes[l] += larger(x[l] - top, kLowest<A>) * weights[k + l];
+  });
   fold([&](int64_t l, int64_t m) { lanes[l] += lanes[m]; });
   return lanes[0];
 }
@@ -119,7 +144,7 @@ struct Row {
   LogitScore kind;
   const A* z;
   int64_t K, index;
-  A* weights;  // (K,), for the exponentials
+  A* weights;  // (padded(K),), for the exponentials
   A own = 0, top = 0, total = 1, score = kNaN<A>;
 
   void measure() {
@@ -135,15 +160,14 @@ struct Row {
     if (kind == LogitScore::margin || !std::isfinite(top)) {
       if (has_nan(z, K) || kind == LogitScore::negative_entropy) return;
     } else {
-      exponentials(z, top, weights, K);
-      total = sum<A>(K, [&](int64_t k) { return weights[k]; });
+      total = exponentials(z, top, weights, K);
       // The own logit was among them. What is left is at least 1, so nothing cancels.
       if (has_own()) total -= exponential((top < own ? top : own) - top);
     }
     const A scale = std::log(total);
     if (has_own()) score = (own - top) - scale;
     else if (kind == LogitScore::energy) score = top + scale;
-    else score = sum<A>(K, [&](int64_t k) { return larger(z[k] - top, kLowest<A>) * weights[k]; }) / total - scale;
+    else score = weighted_sum(z, top, weights, K) / total - scale;
   }
 
   // The gradient of the logits, for `grad` of the score, which is finite. It takes the weights that were measured.
@@ -186,7 +210,7 @@ const Acc<T>* row_of(const LogitScoreArgs& a, int64_t row, Acc<T>* copy) {
 void orbit_logit_scores(const LogitScoreArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;
-    Buffer<A> copy(a.K), weights(a.K);
+    Buffer<A> copy(a.K), weights(padded(a.K));
     for (int64_t b = begin * a.samples; b < smaller(end * a.samples, a.B); ++b) {
       A* scores = static_cast<A*>(a.activations) + b * a.E;
       for (int64_t e = 0; e < a.E; ++e) {
@@ -204,7 +228,7 @@ void orbit_logit_scores(const LogitScoreArgs& a, int64_t begin, int64_t end) {
 void orbit_logit_scores_backward(const LogitScoreArgs& a, int64_t begin, int64_t end) {
   visit(a.dtype, [&]<class T>(T) {
     using A = Acc<T>;
-    Buffer<A> copy(a.K), weights(a.K), out(a.K), grad(3 * a.E);
+    Buffer<A> copy(a.K), weights(padded(a.K)), out(a.K), grad(3 * a.E);
     for (int64_t b = begin * a.samples; b < smaller(end * a.samples, a.B); ++b) {
       const bool usable = score_gradient<A>(a, b, grad.data());
       const int64_t index = a.index ? a.index[b] : 0;
