@@ -83,14 +83,29 @@ def average(
         if representation != "invariant":
             options = {"representation": representation, "padding_mode": padding_mode}
             return ops.orbit_average(y, weights.to(y.dtype), group=group, **options)
-        return _weighted_sum(y, weights)
+        return weighted_sum(y.unflatten(0, (count, len(x))), weights)
     ids = element.t().flatten()
     table = group.action_table(inverse=True)
     members = torch.ops.equifast.act(x, ids, table, [], [], padding_mode, False)
     y = _checked(model(members), len(ids), representation, group)
     if representation != "invariant":
         y = ops.act(y, ids, group=group, representation=representation, padding_mode=padding_mode)
-    return _weighted_sum(y, weights)
+    return weighted_sum(y.unflatten(0, (count, len(x))), weights)
+
+
+def weighted_sum(members: Tensor, weights: Tensor) -> Tensor:
+    """``Σ_i weights[:, i] · members[i]``, in the order of i: (k, B, …) and (B, k) → (B, …), like the members.
+
+    It is an `orbit_average` in which all elements are the identity, so it takes one pass over the members.
+    """
+    count, batch, *shape = members.shape
+    wide = members.to(torch.promote_types(members.dtype, weights.dtype)) if weights.dtype == torch.float64 else members
+    images = wide if members.dim() == 5 else wide.reshape(count, batch, 1, 1, math.prod(shape))
+    table = count * CyclicGroup(1).action_table(inverse=False)
+    total = torch.ops.equifast.orbit_average(
+        images, weights.to(accumulate_dtype(wide.dtype)), table, [], [], "border", False
+    )
+    return total.reshape(members.shape[1:]).to(members.dtype)
 
 
 def _checked(y: object, rows: int, representation: str, group: Transforms) -> Tensor:
@@ -103,17 +118,3 @@ def _checked(y: object, rows: int, representation: str, group: Transforms) -> Te
         checks.images("model(members)", y)
         checks.channels("model(members)", y, representation, group.order)
     return y
-
-
-def _weighted_sum(y: Tensor, weights: Tensor) -> Tensor:
-    """``Σ_i weights[:, i] · y_i``, in the order of i: (k·B, …) and (B, k) → (B, …).
-
-    It is an `orbit_average` in which all elements are the identity: one pass over y.
-    """
-    batch, count = weights.shape
-    wide = y.to(torch.promote_types(y.dtype, weights.dtype)) if weights.dtype == torch.float64 else y
-    members = wide.unflatten(0, (count, batch))
-    images = members if y.dim() == 4 else members.reshape(count, batch, 1, 1, math.prod(y.shape[1:]))
-    wide_weights, table = weights.to(accumulate_dtype(wide.dtype)), count * CyclicGroup(1).action_table(inverse=False)
-    total = torch.ops.equifast.orbit_average(images, wide_weights, table, [], [], "border", False)
-    return total.reshape(batch, *y.shape[1:]).to(y.dtype)

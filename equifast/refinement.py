@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .averaging import weighted_sum
 from .choice import OrbitScores, choice_weights, is_usable
 from .dtypes import accumulate_dtype
 from .estimators import ESTIMATORS, asks_for, with_noise
@@ -152,7 +153,7 @@ def _average(y: Tensor, weights: Tensor, found: Candidates, padding_mode: str, a
     total = torch.ops.equifast.orbit_average(wide, of_coarse, table, [], [], padding_mode, adjoint)
     for i in range(coarse.order, candidates.shape[1], 2):
         members = _members(wide, candidates[:, i : i + 2], fine, padding_mode, adjoint)
-        total = total + (weights[:, i : i + 2].t()[:, :, None, None, None] * members).sum(0)
+        total = total + weighted_sum(members, weights[:, i : i + 2])
     return total.to(y.dtype)
 
 

@@ -13,6 +13,7 @@ PACKAGE = Path(equifast.__file__).parent
 #: Each room and the rooms that it imports from. A room is a module or a folder of the package; the Triton kernels have
 #: three. `reference` is the oracle: it must not stand below what it judges, so only fallbacks and checks import it.
 ARROWS = {
+    "allocator": "",
     "compiler": "",
     "schemas": "",
     "dtypes": "",
@@ -48,11 +49,11 @@ ARROWS = {
     "canonicalize": "canonical_form checks choice estimators groups ops orbit_vectors refinement scores transform_set",
     "nn": "averaging canonical_form canonicalize checks compiler disc dtypes estimators frames geometry groups "
     "layers lazy_orbit ops orbit_vectors refinement scores transform_set",
-    "refinement": "choice dtypes estimators groups ops transform_set",
+    "refinement": "averaging choice dtypes estimators groups ops transform_set",
     "compat": "canonical_form canonicalize checks estimators groups losses nn ops representations targets",
     "info": "backends kernels.host",
-    "datasets": "canonical_form canonicalize groups nn ops scores targets",
-    "diagnose": "canonical_form canonicalize checks datasets disc groups nn ops",
+    "datasets": "allocator canonical_form canonicalize groups nn ops scores targets",
+    "diagnose": "allocator canonical_form canonicalize checks datasets disc groups nn ops",
     "command": "datasets diagnose info",
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..allocator import keep_freed_memory
 from ..scores import NAMED
 from .chooser import Chooser, load
 
@@ -57,6 +58,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         from .scoring import Views
     except ImportError as error:
         parser.error(f"{error.name} is missing: pip install 'equifast[data]'")
+    keep_freed_memory()
     share = Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
     dtype = getattr(torch, options.network_dtype) if options.network_dtype else None
     try:

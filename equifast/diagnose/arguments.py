@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..allocator import keep_freed_memory
 from ..datasets import options as dataset_options
 from ..datasets import sources
 from ..datasets.chooser import load
@@ -68,6 +69,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         from ..datasets.scoring import Views
     except ImportError as error:
         parser.error(f"{error.name} is missing: pip install 'equifast[data]'")
+    keep_freed_memory()
     try:
         device = dataset_options.device_of(options)
         network, canonicalizer = _to(load(options.network), device), _canonicalizer(options.canonicalizer, device)
