@@ -158,7 +158,19 @@ def test_plots_are_drawn_where_the_tests_pass(stored, monkeypatch, capsys):
     monkeypatch.setattr(parity, "red", lambda files, kind: set())
     assert plots.main(stored) == 0
     assert {path.name for path in stored.glob("*.png")} == PLOTS
-    assert all(Image.open(path).size > (100, 100) for path in stored.glob("*.png"))
+    for plot in plots.plots():
+        image = Image.open(stored / plot.name)
+        assert image.size > (100, 100) and image.text["Source"] == plot.digest
+    results.write(stored / "results" / "cpu.json", run({"eager": spread(3.0)}))
+    now = {plot.name: plot.digest for plot in plots.plots()}
+    old = {name for name, digest in now.items() if Image.open(stored / name).text["Source"] != digest}
+    assert old == {"benchmarks_cpu_ratios.png", "benchmarks_cpu_limits.png"}
+
+
+@pytest.mark.parametrize("plot", plots.plots(), ids=lambda plot: plot.name)
+def test_the_published_plots_are_of_the_stored_results(plot):
+    """Where one isn't, ``python -m benchmarks --plots`` draws it anew."""
+    assert Image.open(results.ROOT / "docs" / plot.name).text["Source"] == plot.digest
 
 
 def test_no_plot_is_drawn_of_an_operation_that_is_wrong(stored, monkeypatch, capsys):

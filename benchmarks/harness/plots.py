@@ -5,6 +5,7 @@ A plot is drawn only if the tests of the operations in it pass here. Those of a 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -20,6 +21,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from . import parity, report
 from .report import by_measure, number
@@ -37,32 +39,44 @@ COUNTED = ROOT / "docs" / "counted.md"
 
 @dataclass
 class Plot:
-    """A file, what is drawn, and the tests that it rests on.
+    """A file, what is drawn, the tests that it rests on, and the text of the results.
 
-    ``kind`` says where these run: "cpu", "cuda", or "ptx" for the CUDA kernels in PTX on the CPU.
+    ``kind`` says where the tests run: "cpu", "cuda", or "ptx" for the CUDA kernels in PTX on the CPU. The file holds
+    the digest of the text, which tells whether it is out of date.
     """
 
     name: str
     draw: Callable[[], Figure]
     tests: set[Path]
     kind: str
+    source: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.source.encode()).hexdigest()
 
 
 def plots() -> list[Plot]:
     """All that can be drawn from what is stored."""
     found = []
     for path in sorted(report.RESULTS.glob("*.json")):
-        run = json.loads(path.read_text())
+        run = json.loads(text := path.read_text())
         kind, measures = run["conditions"]["kind"], {row["measure"] for row in run["rows"]}
         tests = set().union(*map(parity.tests_of, measures))
-        found.append(Plot(f"benchmarks_{path.stem}_ratios.png", lambda run=run: ratios(run), tests, kind))
-        found.append(Plot(f"benchmarks_{path.stem}_limits.png", lambda run=run: limits(run), tests, kind))
+        found.append(Plot(f"benchmarks_{path.stem}_ratios.png", lambda run=run: ratios(run), tests, kind, text))
+        found.append(Plot(f"benchmarks_{path.stem}_limits.png", lambda run=run: limits(run), tests, kind, text))
     for path in sorted((report.RESULTS / "scaling").glob("*.json")):
-        run = json.loads(path.read_text())
+        run = json.loads(text := path.read_text())
         kind, tests = run["conditions"]["kind"], parity.tests_of("canonicalize")
-        found.append(Plot(f"benchmarks_{path.stem}_scaling.png", lambda run=run: scaling(run), tests, kind))
-    text = COUNTED.read_text()
-    return [*found, Plot("counted_limits.png", lambda: predicted(text), set(parity.LAWS.values()), "ptx")]
+        found.append(Plot(f"benchmarks_{path.stem}_scaling.png", lambda run=run: scaling(run), tests, kind, text))
+    page = COUNTED.read_text()
+    tests = set(parity.LAWS.values())
+    return [*found, Plot("counted_limits.png", lambda: predicted(page), tests, "ptx", _predictions(page))]
+
+
+def _predictions(page: str) -> str:
+    """The part of docs/counted.md that has the predicted times."""
+    return page.partition("## Time, predicted")[2]
 
 
 def main(folder: Path = report.DOCS.parent) -> int:
@@ -77,17 +91,19 @@ def main(folder: Path = report.DOCS.parent) -> int:
             print(f"not drawn: {plot.name}, since tests fail ({plot.kind}): {', '.join(red)}")
             refused += 1
         else:
-            save(plot.draw(), folder / plot.name)
+            save(plot.draw(), folder / plot.name, plot.digest)
             print(f"wrote {plot.name}")
     return 1 if refused else 0
 
 
-def save(figure: Figure, path: Path) -> None:
-    """As a PNG of 64 colours, which is small."""
+def save(figure: Figure, path: Path, digest: str) -> None:
+    """As a PNG of 64 colours, which is small, with the digest of what it was drawn from."""
     raw = io.BytesIO()
-    figure.savefig(raw, dpi=100)
+    figure.savefig(raw, dpi=85)
     plt.close(figure)
-    Image.open(raw).convert("RGB").quantize(64).save(path, optimize=True)
+    told = PngInfo()
+    told.add_text("Source", digest)
+    Image.open(raw).convert("RGB").quantize(64).save(path, optimize=True, pnginfo=told)
 
 
 def ratios(run: dict) -> Figure:
@@ -131,7 +147,7 @@ def limits(run: dict) -> Figure:
 
 def predicted(page: str) -> Figure:
     """The same for GPUs, from the table of predicted times in docs/counted.md: floor / predicted time."""
-    table = page.partition("## Time, predicted")[2]
+    table = _predictions(page)
     rows = re.findall(
         r"^\| (.+) \| (\w+) \| [^|]+ \| [^|]+ \| ([\d.]+)× \| [^|]+ \| [^|]+ \| ([\d.]+)× \|$", table, re.M
     )
