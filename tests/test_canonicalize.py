@@ -1,16 +1,14 @@
-"""The pipeline: against its definition, the laws it must keep, what it accepts and what it refuses."""
+"""The pipeline: against its definition, the laws it must keep, and what it accepts."""
 
 import pytest
 import torch
 from torch import nn
 from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from equifast import CanonicalForm, canonicalize, reference
 from equifast.estimators import ESTIMATORS
 from equifast.groups import Group, as_group
 from equifast.nn import Canonicalizer, ConvNetwork, fuse_first_layer
-from equifast.orbit_vectors import CHUNK_BYTES
 
 from .cases import on_rows
 
@@ -130,97 +128,6 @@ class TestLaws:
         coarse = coarse + form.image[:, :, 1::2, ::2] + form.image[:, :, ::2, 1::2]
         expected = x[:, :, ::2, ::2] + x[:, :, 1::2, 1::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2]
         torch.testing.assert_close(form.invert(coarse), expected)
-
-
-class Recorder(nn.Module):
-    """Notes how many rows come at a time."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.rows = network, []
-
-    def forward(self, x):
-        self.rows.append(x.shape[0])
-        return self.network(x)
-
-
-class Pooled(TorchDispatchMode):
-    """Notes how many rows are pooled at a time."""
-
-    def __init__(self):
-        super().__init__()
-        self.rows = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._adaptive_avg_pool2d.default:
-            self.rows.append(args[0].shape[0])
-        return func(*args, **(kwargs or {}))
-
-
-class TestChunks:
-    @pytest.fixture
-    def big(self):
-        """Seven images, of whose orbits of C4 two and a half fit a chunk."""
-        side = int((CHUNK_BYTES / (4 * 4 * 2.5)) ** 0.5)
-        return torch.rand(7, 1, side, side, generator=torch.Generator().manual_seed(0))
-
-    @pytest.fixture
-    def network(self):
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()).eval()
-
-    def record(self, big, network, *, grad=False):
-        with torch.set_grad_enabled(grad), Pooled() as pooled:
-            form = canonicalize(big, network, torch.ones(32), group="C4")
-        return pooled.rows, form
-
-    def test_inference_runs_in_chunks_of_whole_orbits_and_agrees(self, big, network):
-        rows, form = self.record(big, network)
-        assert rows == [8, 8, 8, 4]
-        whole, expected = self.record(big, network, grad=True)
-        assert whole == [28]
-        torch.testing.assert_close(form.vectors, expected.vectors.detach(), rtol=1e-4, atol=1e-6)
-        assert torch.equal(form.element, expected.element)
-
-    def test_a_network_that_keeps_little_gets_larger_chunks(self, big, network):
-        network.keeps_little = lambda images: images is big
-        assert self.record(big, network)[0] == [28]
-
-    def test_frozen_networks_are_chunked_with_gradients_enabled(self, big, network):
-        network.requires_grad_(False)
-        assert self.record(big, network, grad=True)[0] == [8, 8, 8, 4]
-        assert self.record(big.requires_grad_(), network, grad=True)[0] == [28]
-
-    def test_networks_that_make_the_orbit_are_chunked_too(self, big, network):
-        assert self.record(big, fuse_first_layer(network, "C4"))[0] == [8, 8, 8, 4]
-
-    @pytest.mark.parametrize("why", ["training", "batch statistics", "a function", "a user's class", "patched"])
-    def test_what_may_see_its_batch_gets_the_whole_orbit(self, big, network, why):
-        if why == "training":
-            network.train()
-        elif why == "batch statistics":
-            network.append(nn.BatchNorm1d(32, track_running_stats=False)).eval()
-        elif why == "patched":
-            network[1].forward = lambda rows: rows.relu()
-        elif why == "a user's class":
-            network = Recorder(network).eval()
-        assert self.record(big, (lambda rows: network(rows)) if why == "a function" else network)[0] == [28]
-
-    @pytest.mark.parametrize("kind", ["forward", "forward_pre", "global"])
-    def test_hooks_run_once_and_see_the_whole_orbit(self, big, network, kind):
-        seen = []
-        if kind == "forward":
-            handle = network[1].register_forward_hook(lambda module, args, out: seen.append((module, args[0].shape[0])))
-        elif kind == "forward_pre":
-            handle = network[1].register_forward_pre_hook(lambda module, args: seen.append((module, args[0].shape[0])))
-        else:
-            handle = nn.modules.module.register_module_forward_hook(
-                lambda module, args, out: seen.append((module, args[0].shape[0])) if module is network[1] else None
-            )
-        with torch.no_grad():
-            canonicalize(big, network, torch.ones(32), group="C4")
-        handle.remove()
-        assert seen == [(network[1], 28)]
 
 
 class TestOtherScores:
@@ -396,52 +303,6 @@ def test_a_form_is_a_pytree(network, x, vector):
 def test_identity_rate(x):
     activations = torch.eye(4)[[0, 2, 0, 0]]
     assert canonicalize(x, None, None, group="C4", activations=activations).identity_rate().item() == 0.75
-
-
-def flat(images):
-    return images.flatten(1)[:, :8]
-
-
-BAD = {
-    "rank": ({"x": torch.rand(3, 8, 8)}, ValueError, r"x: expected \(B, C, H, W\), got \(3, 8, 8\)"),
-    "integers": ({"x": torch.zeros(2, 3, 8, 8).long()}, TypeError, "x: .*int64"),
-    "no tensor": ({"x": [1.0]}, TypeError, "x: expected a Tensor, got list"),
-    "group": ({"group": "E4"}, ValueError, "group: .*'E4'"),
-    "estimator": ({"estimator": "hard"}, ValueError, "estimator: expected one of straight_through, .*'hard'"),
-    "padding": ({"padding_mode": "wrap"}, ValueError, "padding_mode: .*'wrap'"),
-    "similarity": ({"similarity": "l2"}, ValueError, "similarity: .*'l2'"),
-    "network": ({"network": None}, TypeError, "network: expected a callable, got NoneType"),
-    "rows": ({"network": lambda v: flat(v)[:3]}, ValueError, r"network: expected to return \(8, d\), got \(3, 8\)"),
-    "output rank": ({"network": lambda v: v}, ValueError, r"network: expected to return \(8, d\), got \(8, 3, 8, 8\)"),
-    "output type": ({"network": lambda v: (v,)}, ValueError, r"network: expected to return \(8, d\), got tuple"),
-    "reference size": ({"reference": torch.ones(7)}, ValueError, r"reference: expected \(8,\).*got \(7,\)"),
-    "reference type": ({"reference": 3}, TypeError, "reference: expected a Tensor, got int"),
-    "no reference": ({"reference": None}, ValueError, "reference: expected either it or score, got neither"),
-    "both": ({"score": torch.sum}, ValueError, "reference: expected either it or score, got both"),
-    "score": ({"reference": None, "score": lambda v: v}, ValueError, r"score: expected to return \(8,\), got \(8, 8\)"),
-    "preprocess": ({"preprocess": lambda v: v[:1]}, ValueError, r"preprocess\(x\): expected 2 images as in x, got 1"),
-    "preprocess rank": ({"preprocess": flat}, ValueError, r"preprocess\(x\): expected \(B, C, H, W\), got \(2, 8\)"),
-    "two sources": ({"activations": torch.ones(2, 4)}, ValueError, "network: expected None, since activations are"),
-    "activations": (
-        {"network": None, "reference": None, "activations": torch.ones(2, 3)},
-        ValueError,
-        r"activations: expected \(2, 4\) for C4, got \(2, 3\)",
-    ),
-    "activation type": (
-        {"network": None, "reference": None, "activations": torch.ones(2, 4).long()},
-        TypeError,
-        "activations: .*int64",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_what_is_wrong_is_named(name):
-    options, error, message = BAD[name]
-    good = {"x": torch.rand(2, 3, 8, 8), "network": flat, "reference": torch.ones(8), "group": "C4"}
-    call = {**good, **options}
-    with pytest.raises(error, match=message):
-        canonicalize(call.pop("x"), call.pop("network"), call.pop("reference"), **call)
 
 
 def test_a_network_fused_for_something_else_is_refused(network, x, vector):
