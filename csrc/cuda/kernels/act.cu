@@ -15,7 +15,9 @@ __global__ void __launch_bounds__(kTileThreads, kActBlocks<T, GATHERS>)
     act_kernel(const __grid_constant__ ResampleArgs a) {
   const Resample& r = a.resample;
   const uint32_t tiles = r.tiling.tiles(), member = blockIdx.x / tiles;
-  const int64_t b = member, image = member % a.images, id = a.element[b * a.element_b];
+  // Usually there are as many images as elements, so there is no remainder to take.
+  const int64_t image = member < a.images ? member : member % a.images;
+  const int64_t b = member, id = a.element[b * a.element_b];
   // The ids are on the device, so no host code has checked them. One beyond the table must not read memory of others.
   const int32_t e = id >= 0 && id < r.table.order ? static_cast<int32_t>(id) : 0;
   write_member<T, GATHERS>(a, blockIdx.x % tiles, static_cast<const T*>(r.in) + image * r.in_layout.b, e, nullptr,
