@@ -57,7 +57,7 @@ def frame(activations: Tensor, probabilities: Tensor, count: int, weights: str) 
     ranked = torch.where(fell_back, -ids.to(activations.dtype), activations)
     element = ranked.sort(dim=1, descending=True, stable=True).indices[:, :count]
     # A sample that fell back has no other choice than the identity.
-    shares = choice_weights(probabilities, element.new_zeros(len(element)))
+    shares = choice_weights(probabilities, element.new_zeros(element.shape[0]))
     if weights == "equal":
         shares = torch.where(fell_back, shares, (activations > -torch.inf).to(shares.dtype))
     of_frame = shares.gather(1, element).to(accumulate_dtype(shares.dtype))
@@ -79,18 +79,18 @@ def average(
     if count == group.order:
         # Every member, in the order of the ids. The first convolution of the model makes the orbit.
         weights = torch.zeros_like(weights).scatter(1, element, weights)
-        y = _checked(lazy_orbit.run(model, x, group, padding_mode), count * len(x), representation, group)
+        y = _checked(lazy_orbit.run(model, x, group, padding_mode), count * x.shape[0], representation, group)
         if representation != "invariant":
             options = {"representation": representation, "padding_mode": padding_mode}
             return ops.orbit_average(y, weights.to(y.dtype), group=group, **options)
-        return weighted_sum(y.unflatten(0, (count, len(x))), weights)
+        return weighted_sum(y.unflatten(0, (count, x.shape[0])), weights)
     ids = element.t().flatten()
     table = group.action_table(inverse=True)
     members = torch.ops.equifast.act(x, ids, table, [], [], padding_mode, False)
-    y = _checked(model(members), len(ids), representation, group)
+    y = _checked(model(members), ids.shape[0], representation, group)
     if representation != "invariant":
         y = ops.act(y, ids, group=group, representation=representation, padding_mode=padding_mode)
-    return weighted_sum(y.unflatten(0, (count, len(x))), weights)
+    return weighted_sum(y.unflatten(0, (count, x.shape[0])), weights)
 
 
 def weighted_sum(members: Tensor, weights: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def search(
     flip, turn = scores.element // group.n, scores.element % group.n
     best = scores.activations.detach().gather(1, scores.element[:, None]).squeeze(1)
     ids = torch.arange(group.order, device=flip.device)
-    candidates = [_refined(ids % group.n, ids // group.n, refine, fine).expand(len(images), -1)]
+    candidates = [_refined(ids % group.n, ids // group.n, refine, fine).expand(images.shape[0], -1)]
     activations = [scores.activations]
     for i in range(1, refine + 1):
         step = finer(group, i)
@@ -110,7 +110,7 @@ def search(
             is_better = value > best
             turn, best = torch.where(is_better, neighbour, turn), torch.where(is_better, value, best)
     every, of_every = torch.cat(candidates, 1), torch.cat(activations, 1)
-    masked = of_every.new_full((len(images), fine.order), -torch.inf)
+    masked = of_every.new_full((images.shape[0], fine.order), -torch.inf)
     refined = ops.select(masked.scatter(1, every, of_every), beta)
     usable = is_usable(of_every.detach()).squeeze(1)
     element = torch.where(usable, flip * fine.n + turn, 0)
@@ -141,7 +141,7 @@ def _members(y: Tensor, ids: Tensor, fine: Group, padding_mode: str, adjoint: bo
     """S_e y for the elements e = ``ids`` (B, 2) of each image, or the transposes: (2, B, C, H, W)."""
     table = fine.action_table(inverse=True)
     moved = torch.ops.equifast.act(y, ids.t().flatten(), table, [], [], padding_mode, adjoint)
-    return moved.unflatten(0, (2, len(y)))
+    return moved.unflatten(0, (2, y.shape[0]))
 
 
 def _average(y: Tensor, weights: Tensor, found: Candidates, padding_mode: str, adjoint: bool = False) -> Tensor:

@@ -48,7 +48,7 @@ class Symmetrized(nn.Module):
             return form.average(self.model, x, top_k=self.top_k, weights=self.weights, **options)
         checks.images("x", x)
         order = self.group.order
-        every = torch.arange(order, device=x.device).expand(len(x), order)
+        every = torch.arange(order, device=x.device).expand(x.shape[0], order)
         weights = x.new_full(every.shape, 1 / order)
         options["padding_mode"] = self.padding_mode
         return averaging.average(self.model, x, every, weights, group=self.group, **options)

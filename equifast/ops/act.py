@@ -75,8 +75,11 @@ def _composed(x, element, table, permutation, mixing, padding_mode, adjoint):
     """Every member, and then one for each image."""
     action = (table, permutation, mixing, padding_mode, adjoint)
     members = torch.cat([_resample.resample(x, e, *action) for e in range(order_of(table))])
-    images = torch.arange(element.shape[0], device=x.device) % x.shape[0]
-    return members.index_select(0, element * x.shape[0] + images).to(x.dtype)
+    batch, count = x.shape[0], element.shape[0]
+    images = torch.arange(batch, device=x.device)
+    if count != batch:
+        images = images.repeat(count // batch)
+    return members.index_select(0, element * batch + images).to(x.dtype)
 
 
 def _fake(x, element, table, permutation, mixing, padding_mode, adjoint):

@@ -8,7 +8,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils import _pytree
 
-from equifast import CanonicalForm
+from equifast import CanonicalForm, canonicalize, decompositions
 from equifast.estimators import ESTIMATORS, SURROGATES
 from equifast.nn import Canonicalizer, TinyCanonicalizer
 
@@ -48,6 +48,36 @@ def test_a_package_of_aotinductor(tmp_path):
             assert type(form) is CanonicalForm and form.group == expected.group
             for ours, theirs in zip(_pytree.tree_leaves(form), _pytree.tree_leaves(expected), strict=True):
                 assert_near(ours, theirs)
+
+
+class Averaged(nn.Module):
+    """The outputs of a network, averaged over the two orientations of which it is surest."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+
+    def forward(self, x):
+        return canonicalize(x, self.network, None, score="confidence", group="C4").average(self.network, x, top_k=2)
+
+
+class Searched(Averaged):
+    """The rotation of which a network is surest, to a sixteenth of a turn."""
+
+    def forward(self, x):
+        return canonicalize(x, self.network, None, score="confidence", group="C4", refine=2).image
+
+
+@pytest.mark.parametrize("make", [Averaged, Searched])
+def test_averages_and_searches_are_exported_for_any_batch(make):
+    module, batch = make().eval(), {0: torch.export.Dim("batch")}
+    with torch.no_grad():
+        program = torch.export.export(module, (rand(4, 3, 12, 12),), dynamic_shapes=(batch,))
+        for exported in (program, program.run_decompositions(decompositions())):
+            for count in (1, 6):
+                x = rand(count, 3, 12, 12, seed=count)
+                assert_near(exported.module()(x), module(x))
 
 
 class TestExportingInTraining:
