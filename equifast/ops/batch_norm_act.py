@@ -105,7 +105,8 @@ register(
 
 def _backward_eager(grad, x, weight, bias, mean, var, eps, activation, channels_last):
     normal, z = _normalized(x, weight, bias, mean, var, eps)
-    g = ACTIVATION_GRADIENTS[activation](grad.to(mean.dtype), z)
+    # torch's gradient of GELU refuses one of which pixels share memory.
+    g = ACTIVATION_GRADIENTS[activation](grad.to(mean.dtype).contiguous(), z)
     of_weight, of_bias = (g * normal).sum(AXES), g.sum(AXES)
     count = max(x.numel() // max(x.shape[1], 1), 1)
     through_statistics = (_each(of_bias) + normal * _each(of_weight)) / count

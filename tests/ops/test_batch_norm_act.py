@@ -187,6 +187,17 @@ def test_gradcheck_twice(activation, affine):
     assert gradgradcheck(function, (x, *leaves))
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_pixels_of_the_gradient_that_comes_in_may_share_memory(activation):
+    x, shared = rand(2, 1, 2, 2), rand(5, seed=1).as_strided((2, 1, 2, 2), (2, 2, 1, 1))
+    found = []
+    for grad in (shared, shared.contiguous()):
+        leaf = x.clone().requires_grad_()
+        out = batch_norm_act(leaf, None, None, 1e-5, activation)[0]
+        found += torch.autograd.grad(out, leaf, grad)
+    assert_near(*found)
+
+
 def test_the_gradient_that_comes_in_may_be_a_function_of_x():
     """Three times, by elementary operators: PyTorch's own third derivative takes mean and variance for constants."""
 
